@@ -1,0 +1,1 @@
+"""Pure cryptographic cores: identity, ZeqKeyEx, records, vault. No IO and no clock."""

@@ -1,0 +1,121 @@
+"""ML-KEM-768 (FIPS 203) and X25519 (RFC 7748) behind one small face, and the HKDF schedule (RFC 5869).
+
+Key generation and encapsulation draw randomness that no caller can seed, so they sit behind `Primitives`:
+the node uses `RealPrimitives`, a test replays recorded values and a simulated world uses toy ones.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import Protocol
+
+from cryptography.exceptions import InvalidKey
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
+X25519_BYTES = 32
+KEM_PUBLIC_BYTES = 1184
+KEM_CIPHERTEXT_BYTES = 1088
+KEM_SEED_BYTES = 64
+SHARED_BYTES = 32
+
+
+class BadPublicKey(ValueError):
+    """The peer's X25519 or ML-KEM value is malformed or of low order."""
+
+
+class PrivateHybrid(Protocol):
+    """The secret half of a machine's static keys or of a handshake's ephemeral ones."""
+
+    @property
+    def x25519_public(self) -> bytes:
+        """32 bytes."""
+
+    @property
+    def kem_public(self) -> bytes:
+        """1,184 bytes."""
+
+    def exchange(self, x25519_public: bytes) -> bytes:
+        """X25519 with the peer's 32-byte public value: 32 bytes. Raises BadPublicKey."""
+
+    def decapsulate(self, ciphertext: bytes) -> bytes:
+        """The 32 bytes inside a ciphertext of 1,088. Raises BadPublicKey when it has another length.
+
+        A forged ciphertext of the right length yields an unrelated secret (implicit rejection)."""
+
+
+class Primitives(Protocol):
+    """Where a handshake's fresh randomness comes from."""
+
+    def ephemeral(self) -> PrivateHybrid:
+        """A fresh X25519 and ML-KEM-768 pair."""
+
+    def encapsulate(self, kem_public: bytes) -> tuple[bytes, bytes]:
+        """(shared secret 32, ciphertext 1,088) for a public key of 1,184 bytes. Raises BadPublicKey."""
+
+
+class HybridKey:
+    """An X25519 and an ML-KEM-768 private key, from their seeds (32 and 64 bytes)."""
+
+    __slots__ = ("_kem", "_x25519", "kem_public", "x25519_public")
+
+    def __init__(self, x25519: X25519PrivateKey, kem: MLKEM768PrivateKey) -> None:
+        self._x25519 = x25519
+        self._kem = kem
+        self.x25519_public = x25519.public_key().public_bytes_raw()
+        self.kem_public = kem.public_key().public_bytes_raw()
+
+    @classmethod
+    def from_seeds(cls, x25519_seed: bytes, kem_seed: bytes) -> HybridKey:
+        return cls(
+            X25519PrivateKey.from_private_bytes(x25519_seed), MLKEM768PrivateKey.from_seed_bytes(kem_seed)
+        )
+
+    def exchange(self, x25519_public: bytes) -> bytes:
+        try:
+            return self._x25519.exchange(X25519PublicKey.from_public_bytes(x25519_public))
+        except (ValueError, InvalidKey) as error:
+            raise BadPublicKey("X25519 public value of low order or wrong length") from error
+
+    def decapsulate(self, ciphertext: bytes) -> bytes:
+        try:
+            return self._kem.decapsulate(ciphertext)
+        except ValueError as error:
+            raise BadPublicKey("ML-KEM-768 ciphertext of wrong length") from error
+
+
+class RealPrimitives:
+    """The operating system's randomness, through the `cryptography` wheel's OpenSSL."""
+
+    def ephemeral(self) -> PrivateHybrid:
+        return HybridKey(X25519PrivateKey.generate(), MLKEM768PrivateKey.generate())
+
+    def encapsulate(self, kem_public: bytes) -> tuple[bytes, bytes]:
+        try:
+            return MLKEM768PublicKey.from_public_bytes(kem_public).encapsulate()
+        except ValueError as error:
+            raise BadPublicKey("ML-KEM-768 public key fails the FIPS 203 input check") from error
+
+
+def hmac_sha256(key: bytes, data: bytes) -> bytes:
+    return hmac.digest(key, data, "sha256")
+
+
+def hkdf_pair(chaining_key: bytes, material: bytes) -> tuple[bytes, bytes]:
+    """Two outputs of 32 bytes: Noise's HKDF(chaining_key, material, 2), which is RFC 5869 with no info."""
+    prk = hmac.digest(chaining_key, material, "sha256")
+    first = hmac.digest(prk, b"\x01", "sha256")
+    return first, hmac.digest(prk, first + b"\x02", "sha256")
+
+
+def hkdf_triple(chaining_key: bytes, material: bytes) -> tuple[bytes, bytes, bytes]:
+    """Three outputs of 32 bytes, for Noise's MixKeyAndHash."""
+    prk = hmac.digest(chaining_key, material, "sha256")
+    first = hmac.digest(prk, b"\x01", "sha256")
+    second = hmac.digest(prk, first + b"\x02", "sha256")
+    return first, second, hmac.digest(prk, second + b"\x03", "sha256")
+
+
+def expand(secret: bytes, label: bytes, context: bytes = b"") -> bytes:
+    """32 bytes for one purpose: HKDF-Expand(secret, len(label) ‖ label ‖ context), one block."""
+    return hmac.digest(secret, bytes([len(label)]) + label + context + b"\x01", "sha256")

@@ -1,0 +1,1 @@
+"""Discovery without a server: Kademlia, signed records and ZeqMesh gossip."""
