@@ -1,0 +1,337 @@
+"""The tunnel core of one node: all its peers, the index table, and who gets what arrived.
+
+Bytes and the time in; datagrams, IP packets and events out, in the lists `outgoing`, `packets` and `events`,
+which the shell empties. No socket, no clock, no task: the same code runs in the engine and in a simulation.
+
+    first byte   C0–C7 ─▶ index ─▶ Peer.on_record ─▶ allowed-IPs ─▶ packets
+                 C8 CE ─▶ Doorkeeper ─▶ a message 1, a key request
+                 C9 CC CD CF ─▶ the attempt or request that it answers
+                 other ─▶ not ours: `receive` says so
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
+
+from crypto.cookies import LOOKUP_SECRET_BYTES
+from crypto.handshake import PUBLIC_MESH_SECRET
+from crypto.identity import MachineKeys, ula
+from crypto.kem import HybridKey, Primitives
+from tun.addresses import Address
+from tun.attempt import Local
+from tun.control import Bye, Hello, Refused, Welcome
+from tun.doorkeeper import Doorkeeper
+from tun.events import Event, KeysArrived, KeysMissing
+from tun.frames import (
+    COOKIE,
+    FIRST_OURS,
+    HEAD_BYTES,
+    KEY_REQUEST,
+    KEYS,
+    LAST_RECORD_TYPE,
+    LAST_TUNNEL_TYPE,
+    MESSAGE1,
+    MESSAGE2,
+    OVERHEAD_BYTES,
+    REFUSAL,
+)
+from tun.host import PeerConfig
+from tun.keypairs import Keypair
+from tun.keyrequest import KeyRequest
+from tun.names4 import Pool, Translator
+from tun.packet import AllowedIPs
+from tun.paths import NEVER
+from tun.peer import Peer
+
+INDEX_SLOTS = 2**26  # base indexes are aligned to 64 lanes
+GUEST_US = 90_000_000
+MAX_GUESTS = 64
+
+
+class TunnelCore:
+    """`inner_mtu`: the TUN's. `entropy(n)` gives n random bytes. Times: microseconds, monotonic and Unix."""
+
+    def __init__(
+        self,
+        keys: MachineKeys,
+        lookup_secret: bytes,
+        primitives: Primitives,
+        entropy: Callable[[int], bytes],
+        now_us: int,
+        pool: Pool | None = None,
+        inner_mtu: int = 1404,
+        mesh_secret: bytes = PUBLIC_MESH_SECRET,
+    ) -> None:
+        assert len(lookup_secret) == LOOKUP_SECRET_BYTES
+        self.outgoing: list[tuple[bytes, Address]] = []
+        self.packets: list[bytes] = []
+        self.events: list[Event] = []
+        self.counters: Counter[str] = Counter()
+        self.peers: dict[bytes, Peer] = {}
+        self.guests: dict[bytes, Peer] = {}
+        self.pool = pool or Pool()
+        self.allowed: AllowedIPs[Peer] = AllowedIPs()
+        self.served: AllowedIPs[bool] = AllowedIPs()  # destinations that peers may reach through us
+        self.local_hosts: frozenset[str] = frozenset()
+        self.hello_to: Callable[[bytes], Hello] = lambda _machine_id: Hello(bytes(16), "", lookup_secret, ())
+        self.full_payload = inner_mtu + OVERHEAD_BYTES
+        self.local = Local(
+            static=HybridKey(keys.x25519_key, keys.ml_kem_key),
+            bundle=keys.bundle,
+            lookup_secret=lookup_secret,
+            primitives=primitives,
+            mesh_secret=mesh_secret,
+            entropy=entropy,
+            new_index=self._new_index,
+            free_index=self._free_index,
+        )
+        self.door = Doorkeeper(self, now_us)
+        self._translator = Translator(self.pool)
+        self._by_slot: dict[int, tuple[Peer, Keypair] | None] = {}  # None: reserved by an attempt
+        self._by_message: dict[bytes, Peer] = {}  # id of our message 1 -> whose answer it awaits
+        self._requests: dict[bytes, KeyRequest] = {}  # by the first 8 bytes of their nonce
+        self._heap: list[tuple[int, int, Peer]] = []
+        self._order = 0
+        self.serve(IPv6Network(ula(keys.machine_id)))
+        self.serve(IPv4Network(self.pool.own))
+
+    # ------------------------------------------------------------------ peers
+
+    def serve(self, network: IPv4Network | IPv6Network) -> None:
+        """Let peers send to these addresses; nothing else that they send is let in, least of all onward."""
+        self.served.insert(network, True)
+
+    def add_peer(
+        self, config: PeerConfig, networks: Iterable[IPv4Network | IPv6Network], now_us: int
+    ) -> IPv4Address:
+        """A peer that the owner wants; returns its local IPv4 name. A guest of that id is adopted."""
+        machine_id = config.bundle.machine_id
+        peer = self.guests.pop(machine_id, None) or self.peers.get(machine_id)
+        if peer is None:
+            peer = Peer(self, config, now_us)
+        else:
+            config.last_clock_us = max(config.last_clock_us, peer.config.last_clock_us)
+            peer.config, peer.guest = config, False
+        self.peers[machine_id] = peer
+        name = self.pool.assign(machine_id)
+        self.allowed.remove_value(peer)
+        for network in [IPv6Network(ula(machine_id)), IPv4Network(name), *networks]:
+            self.allowed.insert(network, peer)
+        self.arm(peer, now_us)
+        return name
+
+    def remove_peer(self, machine_id: bytes, now_us: int, unix_us: int) -> None:
+        """Say goodbye, drop its keys and its addresses; its local IPv4 name stays its own."""
+        peer = self.peers.pop(machine_id, None) or self.guests.pop(machine_id, None)
+        if peer is not None:
+            if peer.keypairs.current is not None:
+                peer.send_control(Bye(), now_us, unix_us)
+            peer.forget()
+            self.allowed.remove_value(peer)
+
+    def add_guest(self, config: PeerConfig, now_us: int) -> Peer | None:
+        """A machine that came with a good invitation; None while 64 of them are waiting."""
+        if len(self.guests) >= MAX_GUESTS:
+            return None
+        peer = self.guests[config.bundle.machine_id] = Peer(self, config, now_us, guest=True)
+        self.arm(peer, now_us + GUEST_US)
+        return peer
+
+    def welcome(self, machine_id: bytes, name: str, now_us: int, unix_us: int) -> None:
+        """The invitation is redeemed (on disk): tell the guest that it is a peer now."""
+        self.peers[machine_id].send_control(Welcome(name), now_us, unix_us)
+
+    def refuse(self, machine_id: bytes, reason: str, now_us: int, unix_us: int) -> None:
+        """The invitation cannot be redeemed."""
+        peer = self.guests.get(machine_id) or self.peers.get(machine_id)
+        if peer is not None:
+            peer.send_control(Refused(reason), now_us, unix_us)
+        if machine_id in self.guests:
+            self.guests.pop(machine_id).forget()
+
+    def request_keys(
+        self, machine_id: bytes, lookup_secret: bytes, addresses: Sequence[Address], now_us: int
+    ) -> None:
+        """Answered by KeysArrived or KeysMissing."""
+        request = KeyRequest(machine_id, lookup_secret, addresses, self.local.entropy, now_us)
+        self._requests[request.answers] = request
+        self._drive_requests(now_us)
+
+    def network_changed(self, hosts: Collection[str], now_us: int, unix_us: int) -> None:
+        """Our addresses are now these (IP texts); peers learn of it at once."""
+        self.local_hosts = frozenset(hosts)
+        for peer in self.peers.values():
+            peer.network_changed(now_us, unix_us)
+
+    # ------------------------------------------------------------------ data
+
+    def receive(self, datagram: bytes, source: Address, now_us: int, unix_us: int) -> bool:
+        """One UDP datagram. False when it is not a tunnel's: STUN, DHT and gossip share the socket."""
+        if not datagram or not FIRST_OURS <= datagram[0] <= LAST_TUNNEL_TYPE:
+            return False
+        kind = datagram[0]
+        if kind <= LAST_RECORD_TYPE:
+            self._on_record(datagram, source, now_us, unix_us)
+        elif kind in (MESSAGE1, KEY_REQUEST):
+            self.door.knock(datagram, source, now_us, unix_us)
+        elif kind in (MESSAGE2, REFUSAL, COOKIE, KEYS):
+            self._on_answer(datagram, source, now_us, unix_us)
+        else:
+            self.count("datagram of unknown type")
+        return True
+
+    def send(self, packet: bytes, now_us: int, unix_us: int) -> None:
+        """One IP packet from the TUN, to the peer whose networks hold its destination."""
+        peer = self.allowed.lookup_destination(packet)
+        if peer is None:
+            self.count("packet for nobody")
+            return
+        if packet[0] >> 4 == 4:
+            rewritten = bytearray(packet)
+            if not self._translator.to_wire(rewritten):
+                self.count("packet with a local name where none may be")
+                return
+            packet = bytes(rewritten)
+        peer.send_packet(packet, now_us, unix_us)
+
+    def _on_record(self, datagram: bytes, source: Address, now_us: int, unix_us: int) -> None:
+        if len(datagram) <= HEAD_BYTES:
+            self.count("record too short")
+            return
+        entry = self._by_slot.get(int.from_bytes(datagram[4:8], "big") >> 6)
+        if entry is None:
+            self.count("unknown receiver index")
+            return
+        entry[0].on_record(entry[1], datagram, source, now_us, unix_us)
+
+    def _on_answer(self, datagram: bytes, source: Address, now_us: int, unix_us: int) -> None:
+        if len(datagram) < 20:
+            self.count("handshake datagram of wrong size")
+            return
+        kind = datagram[0]
+        if kind == COOKIE:
+            for peer in list(self._by_message.values()):
+                peer.handshakes.on_cookie(datagram, source, now_us)
+            for request in self._requests.values():
+                self.outgoing += request.on_cookie(datagram, source, now_us)
+            return
+        if kind == KEYS:
+            self._on_keys(datagram, source, now_us)
+            return
+        waiting = self._by_message.get(datagram[12:20] if kind == MESSAGE2 else datagram[4:12])
+        if waiting is None:
+            self.count("answer to nothing that we asked")
+        elif kind == MESSAGE2:
+            waiting.handshakes.on_message2(datagram, source, now_us, unix_us)
+        else:
+            waiting.handshakes.on_refusal(datagram, now_us, unix_us)
+
+    def _on_keys(self, datagram: bytes, source: Address, now_us: int) -> None:
+        request = self._requests.get(datagram[12:20])
+        bundle = request.on_keys(datagram, source, now_us) if request is not None else None
+        if request is not None and bundle is not None:
+            del self._requests[request.answers]
+            self.events.append(KeysArrived(bundle, source))
+
+    # ------------------------------------------------------------------ time
+
+    def tick(self, now_us: int, unix_us: int) -> None:
+        """Do everything that is due."""
+        self._drive_requests(now_us)
+        while self._heap and self._heap[0][0] <= now_us:
+            due_us, _, peer = heapq.heappop(self._heap)
+            if due_us != peer.armed_us:
+                continue  # it was armed for an earlier time since
+            peer.armed_us = NEVER
+            if peer.guest and now_us >= peer.born_us + GUEST_US:
+                if self.guests.pop(peer.machine_id, None) is peer:
+                    peer.forget()
+            elif self.peers.get(peer.machine_id) is peer or peer.guest:
+                self.arm(peer, peer.tick(now_us, unix_us))
+
+    def deadline_us(self) -> int:
+        """When `tick` next has something to do."""
+        requests = min((r.deadline_us() for r in self._requests.values()), default=NEVER)
+        return min(self._heap[0][0] if self._heap else NEVER, requests)
+
+    def _drive_requests(self, now_us: int) -> None:
+        for request in list(self._requests.values()):
+            if request.gave_up(now_us):
+                del self._requests[request.answers]
+                self.events.append(KeysMissing(request.machine_id))
+            else:
+                self.outgoing += request.due(now_us)
+
+    def close(self, now_us: int, unix_us: int) -> None:
+        """Tell every connected peer that we stop, and drop every key."""
+        for machine_id in [*self.peers, *self.guests]:
+            self.remove_peer(machine_id, now_us, unix_us)
+
+    def too_big(self, address: Address, now_us: int) -> None:
+        """The kernel refused a datagram to this address as larger than the path's MTU."""
+        for peer in self.peers.values():
+            peer.paths.too_big(address, now_us)
+
+    # ------------------------------------------------------------------ what peers ask of their host
+
+    def emit(self, datagram: bytes, address: Address) -> None:
+        self.outgoing.append((datagram, address))
+
+    def event(self, event: Event) -> None:
+        self.events.append(event)
+
+    def count(self, what: str) -> None:
+        self.counters[what] += 1
+
+    def register(self, keypair: Keypair, peer: Peer) -> None:
+        self._by_slot[keypair.slot] = (peer, keypair)
+
+    def unregister(self, keypairs: Sequence[Keypair]) -> None:
+        for keypair in keypairs:
+            self._by_slot.pop(keypair.slot, None)
+
+    def attempt_moved(self, peer: Peer, before: bytes) -> None:
+        """The peer's message 1 is another one now, or none."""
+        self._by_message.pop(before, None)
+        if peer.handshakes.attempt is not None:
+            self._by_message[peer.handshakes.attempt.message_id] = peer
+
+    def arm(self, peer: Peer, when_us: int) -> None:
+        """Have `tick` called for this peer at the latest then."""
+        if when_us < peer.armed_us:
+            peer.armed_us = when_us
+            self._order += 1
+            heapq.heappush(self._heap, (when_us, self._order, peer))
+
+    def deliver(self, peer: Peer, packet: bytes) -> None:
+        """A packet out of a peer's record: its source must be the peer's, its destination ours."""
+        if packet and packet[0] >> 4 == 4:
+            local = bytearray(packet)
+            name = self.pool.assign(peer.machine_id)
+            if not self._translator.from_wire(local, name.packed):
+                self.count("packet with a local name where none may be")
+                return
+            packet = bytes(local)
+        if self.allowed.lookup_source(packet) is not peer:
+            self.count("packet with a source that is not the peer's")
+        elif self.served.lookup_destination(packet) is None:
+            self.count("packet for a destination that is not served")
+        else:
+            self.packets.append(packet)
+
+    def is_local_address(self, address: str) -> bool:
+        """`address`: host:port as a peer saw us."""
+        return address.rpartition(":")[0].strip("[]") in self.local_hosts
+
+    def _new_index(self) -> int:
+        while True:
+            slot = int.from_bytes(self.local.entropy(4), "big") % INDEX_SLOTS
+            if slot not in self._by_slot:
+                self._by_slot[slot] = None
+                return slot << 6
+
+    def _free_index(self, base_index: int) -> None:
+        self._by_slot.pop(base_index >> 6, None)

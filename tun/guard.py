@@ -1,0 +1,89 @@
+"""The door: what a handshake datagram must pass before it costs memory or a private-key operation.
+
+    mac1 ─▶ under load: mac2, else a cookie reply ─▶ fragments ─▶ rate per source ─▶ the message
+
+Under load means: more than 256 datagrams with a right mac1 in one second, or half of all partial messages in
+use; it then lasts a second. The counters say what was refused and why.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from crypto.cookies import MAC_BYTES, CookieJar, mac1_key
+from tun import fragments
+from tun.addresses import Address, packed, source_of
+from tun.frames import KEY_REQUEST, MESSAGE1
+from tun.limits import RateLimit
+
+LOAD_PER_SECOND = 256
+LOAD_LASTS_US = 1_000_000
+HANDSHAKES_PER_SECOND = 20
+HANDSHAKE_BURST = 5
+KEY_REQUEST_BYTES = 480  # the answer is 1,384: under three times as much
+KEY_NONCE = slice(4, 20)
+MIN_MESSAGE1_BYTES = 600  # every fragment of message 1 has about 1,000
+
+
+class Guard:
+    """For one machine: `admit` gives the whole message, or None. Replies go to `send(datagram, address)`."""
+
+    def __init__(
+        self,
+        machine_id: bytes,
+        lookup_secret: bytes,
+        entropy: Callable[[int], bytes],
+        send: Callable[[bytes, Address], None],
+        counters: Counter[str],
+        now_us: int,
+    ) -> None:
+        self._key = mac1_key(machine_id, lookup_secret)
+        self.jar = CookieJar(entropy, now_us)
+        self._send = send
+        self._counters = counters
+        self._partial = fragments.Reassembly()
+        self._rate = RateLimit(HANDSHAKES_PER_SECOND, HANDSHAKE_BURST)
+        self._second = 0
+        self._in_second = 0
+        self._load_until_us = 0
+
+    def admit(self, datagram: bytes, source: Address, now_us: int) -> bytes | None:
+        """A whole message 1, or a key request as it stands; refused ones are counted, never answered."""
+        kind = datagram[0]
+        least = MIN_MESSAGE1_BYTES if kind == MESSAGE1 else KEY_REQUEST_BYTES
+        if not least <= len(datagram) <= fragments.FRAGMENT_BYTES:
+            self._counters["handshake datagram of wrong size"] += 1
+            return None
+        if not fragments.mac1_holds(datagram, self._key):
+            self._counters["mac1 refused"] += 1
+            return None
+        if self._under_load(now_us) and not self._proves_address(datagram, source, now_us):
+            return None
+        message: bytes | None = datagram
+        if kind != KEY_REQUEST:
+            message = self._partial.add(datagram, source, now_us)
+        if message is not None and not self._rate.allow(source_of(source), now_us):
+            self._counters["handshake over the rate limit"] += 1
+            return None
+        return message
+
+    def _under_load(self, now_us: int) -> bool:
+        second = now_us // 1_000_000
+        if second != self._second:
+            self._second, self._in_second = second, 0
+        self._in_second += 1
+        if self._in_second > LOAD_PER_SECOND or len(self._partial) > fragments.MAX_PARTIAL // 2:
+            self._load_until_us = now_us + LOAD_LASTS_US
+        return now_us < self._load_until_us
+
+    def _proves_address(self, datagram: bytes, source: Address, now_us: int) -> bool:
+        where = packed(source)
+        if datagram[-MAC_BYTES:] != bytes(MAC_BYTES) and fragments.mac2_holds(
+            datagram, self.jar.cookie(where, now_us)
+        ):
+            return True
+        self._counters["handshake under load without cookie"] += 1
+        if datagram[0] == KEY_REQUEST or datagram[1] == 0:  # one reply a message: its first fragment
+            self._send(self.jar.reply(self._key, fragments.mac1_of(datagram), where, now_us), source)
+        return False
