@@ -1,0 +1,1 @@
+"""The node: configuration, command line, control socket and the one tree of tasks."""

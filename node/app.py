@@ -1,0 +1,270 @@
+"""The running node: one tree of tasks, and the order in which it starts and stops.
+
+start   lock ─ identity ─ store ─ undo leftovers ─ socket ─ TUN ─ addresses ─ engine ─ peers ─ control
+        ─ network watch ─ pending joins ─ READY=1
+stop    STOPPING=1 ─ control and watchers end ─ engine says goodbye to the peers and drops all keys
+        ─ network is put back ─ TUN and socket close ─ store closes ─ lock is given up
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from ipaddress import IPv4Interface, IPv6Interface, ip_network
+from pathlib import Path
+
+import trio
+
+from crypto.cookies import LOOKUP_SECRET_BYTES
+from crypto.handshake import PUBLIC_MESH_SECRET
+from crypto.identity import MachineKeys, slug, ula
+from crypto.kem import RealPrimitives
+from node import control, identity_store, logs, systemd
+from node.config import Config
+from node.errors import UserError
+from node.files import make_private_directory
+from node.joining import Joining
+from node.lock import state_lock
+from node.operations import Operations
+from node.peers import Peers
+from node.status import Status
+from node.store import AsyncStore, Store, open_store
+from tun.core import TunnelCore
+from tun.device import LinuxTun
+from tun.engine import Engine, boot_us, open_socket, unix_us
+from tun.errors import TunError
+from tun.events import Event, Introduced
+from tun.names4 import Pool
+from tun.network import Network, local_addresses, undo_leftovers, watch_changes
+
+MESH_PREFIX = 32
+LOOKUP_SETTING = "lookup secret"
+
+log = logs.Log("node")
+
+
+async def run(config: Config) -> None:
+    """Until SIGTERM or SIGINT. Raises UserError with a sentence where it cannot start or go on."""
+    state = config.node.state
+    try:
+        make_private_directory(state)
+        with state_lock(state):
+            keys = await trio.to_thread.run_sync(_identity, state)
+            async with open_store(state / "node.db") as store:
+                await _run(config, keys, store)
+    except* (TunError, UserError) as group:
+        raise _first(group) from None
+
+
+def _identity(state: Path) -> MachineKeys:
+    """The machine's keys; made now if this is the first start."""
+    if identity_store.exists(state):
+        return identity_store.load(state, os.environ)
+    keys = identity_store.create(state, identity_store.source_from(os.environ))
+    log.info("new identity", machine=slug(keys.machine_id), state=state)
+    return keys
+
+
+def _first(group: BaseExceptionGroup[Exception]) -> UserError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error if isinstance(error, UserError) else UserError(str(error))
+
+
+async def _run(config: Config, keys: MachineKeys, store: AsyncStore) -> None:
+    state = config.node.state
+    journal = state / "network.json"
+    for line in await undo_leftovers(journal):
+        log.warning("undone what an earlier run left", what=line)
+    udp = open_socket(str(config.listen.address), config.listen.port)
+    try:
+        device = LinuxTun(config.interface.name)
+        try:
+            async with Network(device.name, journal) as network:
+                await _Node(config, keys, store, udp, device, network).run()
+        finally:
+            device.close()
+    finally:
+        udp.close()
+
+
+class _Node:
+    """Everything that lives as long as the node runs."""
+
+    def __init__(
+        self,
+        config: Config,
+        keys: MachineKeys,
+        store: AsyncStore,
+        udp: socket.socket,
+        device: LinuxTun,
+        network: Network,
+    ) -> None:
+        self._config = config
+        self._keys = keys
+        self._store = store
+        self._udp = udp
+        self._device = device
+        self._network = network
+        self._hosts: list[str] = []
+        self._events, self._event_stream = trio.open_memory_channel[Event](float("inf"))
+        self._changed = trio.Event()
+
+    async def run(self) -> None:
+        config = self._config
+        lookup_secret = await self._lookup_secret()
+        pool = Pool(config.interface.ipv4_pool)
+        core = TunnelCore(
+            self._keys,
+            lookup_secret,
+            RealPrimitives(),
+            os.urandom,
+            boot_us(),
+            pool=pool,
+            inner_mtu=config.interface.mtu,
+            mesh_secret=config.mesh_secret() or PUBLIC_MESH_SECRET,
+        )
+        await self._configure(core, pool)
+        engine = Engine(core, self._device, self._udp, self._events.send_nowait)
+        self._core, self._engine = core, engine
+        self._peers = Peers(config, self._store, core, engine, self._network)
+        self._joining = Joining(
+            config,
+            self._keys,
+            lookup_secret,
+            self._store,
+            core,
+            engine,
+            self._peers,
+            self._own_addresses,
+        )
+        self._status = Status(config, core, self._peers, self._joining)
+        operations = Operations(core, engine, self._peers, self._joining, self._status)
+        await self._update_hosts()
+        await self._serve(operations)
+
+    async def _serve(self, operations: Operations) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async with trio.open_nursery() as inner:
+                await inner.start(self._engine.run)
+                async with trio.open_nursery() as outer:
+                    outer.start_soon(self._handle_events)
+                    await self._joining.load()
+                    await self._peers.load()
+                    await outer.start(
+                        control.serve, self._config.node.state / control.SOCKET_NAME, operations.handle
+                    )
+                    await outer.start(watch_changes, {self._device.name}, self._network_changed)
+                    outer.start_soon(self._follow_network)
+                    outer.start_soon(self._joining.retry_pending)
+                    self._announce()
+                    await self._obey(signals)
+                    outer.cancel_scope.cancel()
+                inner.cancel_scope.cancel()
+
+    async def _obey(self, signals: AsyncIterator[int]) -> None:
+        """SIGHUP reloads, the others end the node."""
+        async for number in signals:
+            if number != signal.SIGHUP:
+                systemd.stopping()
+                log.info("stopping", signal=signal.Signals(number).name)
+                return
+            systemd.reloading()
+            await self._reload()
+            self._announce()
+
+    async def _reload(self) -> None:
+        """Take up what can be changed while running; a configuration that is wrong changes nothing."""
+        try:
+            config = await trio.to_thread.run_sync(Config.load, self._config.path)
+        except UserError as error:
+            log.warning("configuration not reloaded", error=error)
+            return
+        if (config.listen.port, config.listen.address) != (
+            self._config.listen.port,
+            self._config.listen.address,
+        ) or config.interface != self._config.interface:
+            log.warning("a changed port, address or interface takes a restart")
+        self._config = self._joining.config = self._status.config = config
+        logs.set_up(config.node.log, config.node.log_format, os.environ)
+        await self._peers.reload(config)
+        await self._update_hosts()
+        log.info("reloaded")
+
+    async def _configure(self, core: TunnelCore, pool: Pool) -> None:
+        """Our addresses on the TUN, and what peers may send to."""
+        config = self._config.interface
+        own6 = IPv6Interface(f"{ula(self._keys.machine_id)}/{MESH_PREFIX}")
+        own4 = IPv4Interface(f"{pool.own}/{pool.network.prefixlen}")
+        await self._network.configure([own6, own4, *config.addresses], config.mtu)
+        for address in config.addresses:
+            core.serve(ip_network(address.ip))
+        for network in config.serve:
+            core.serve(network)
+
+    async def _lookup_secret(self) -> bytes:
+        """16 random bytes, made once: whoever was not given them cannot make this machine answer."""
+        secret = await self._store.call(Store.setting, LOOKUP_SETTING)
+        if secret is None:
+            secret = os.urandom(LOOKUP_SECRET_BYTES)
+            await self._store.call(Store.set_setting, LOOKUP_SETTING, secret)
+        return secret
+
+    # ------------------------------------------------------------------ events
+
+    async def _handle_events(self) -> None:
+        async for event in self._event_stream:
+            if isinstance(event, Introduced):
+                await self._joining.introduced(event)
+            else:
+                await self._peers.handle(event)
+
+    def _network_changed(self) -> None:
+        self._changed.set()
+
+    async def _follow_network(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed = trio.Event()
+            await self._update_hosts()
+            log.info("network changed", addresses=",".join(self._hosts) or "none")
+            self._core.network_changed(self._hosts, boot_us(), unix_us())
+            self._engine.poke()
+
+    async def _update_hosts(self) -> None:
+        self._hosts = await local_addresses({self._device.name})
+        self._core.local_hosts = frozenset(self._hosts)
+        own = self._own_addresses()
+        self._core.door.addresses = tuple(own[:8])
+        interface = self._config.interface
+        self._status.listen = {"port": self._udp.getsockname()[1], "addresses": own}
+        self._status.interface = {
+            "name": self._device.name,
+            "mtu": interface.mtu,
+            "addresses": [
+                str(ula(self._keys.machine_id)),
+                str(self._core.pool.own),
+                *[str(address.ip) for address in interface.addresses],
+            ],
+        }
+
+    def _own_addresses(self) -> list[str]:
+        """Where others may reach us, as "host:port": what the owner advertises, then what we have."""
+        port = self._udp.getsockname()[1]
+        found = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in self._hosts]
+        return list(dict.fromkeys([*self._config.listen.advertise, *found]))
+
+    def _announce(self) -> None:
+        machine = slug(self._keys.machine_id)
+        log.info(
+            "running",
+            machine=machine,
+            interface=self._device.name,
+            address=ula(self._keys.machine_id),
+            port=self._udp.getsockname()[1],
+            peers=len(self._peers.rows),
+        )
+        systemd.ready(f"{machine} on {self._device.name}, {len(self._peers.rows)} peers")

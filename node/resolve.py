@@ -1,0 +1,38 @@
+"""From "host:port" as people and invitations write it to UDP addresses."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from ipaddress import ip_address
+
+import trio
+
+from tun.addresses import Address, of_ip
+
+LOOKUP_SECONDS = 5
+
+
+async def resolve(endpoints: Iterable[str]) -> list[Address]:
+    """Every address of every endpoint, in order, without doubles; names that do not resolve give none."""
+    found: dict[Address, None] = {}
+    for endpoint in endpoints:
+        host, _, port = endpoint.rpartition(":")
+        if port.isdecimal():
+            for address in await _lookup(host.strip("[]"), int(port)):
+                found.setdefault(address)
+    return list(found)
+
+
+async def _lookup(host: str, port: int) -> list[Address]:
+    try:
+        return [of_ip(ip_address(host), port)]
+    except ValueError:
+        pass
+    with trio.move_on_after(LOOKUP_SECONDS):
+        try:
+            answers = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+        except OSError:
+            return []
+        return [of_ip(ip_address(str(answer[4][0]).partition("%")[0]), port) for answer in answers]
+    return []
