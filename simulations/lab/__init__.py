@@ -1,0 +1,1 @@
+"""Hosts, routers, NATs and links in network namespaces, from a TOML file."""
