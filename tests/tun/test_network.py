@@ -22,7 +22,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tun import network as module
+from tun import interfaces as module
 from tun.device import LinuxTun
 from tun.errors import (
     DeviceGoneError,
@@ -31,7 +31,8 @@ from tun.errors import (
     NetworkPermissionError,
     RouteConflictError,
 )
-from tun.network import Journal, Network, local_addresses, undo_leftovers, watch_changes
+from tun.journal import Journal
+from tun.network import Network, local_addresses, undo_leftovers, watch_changes
 
 ROOT = Path(__file__).resolve().parents[2]
 ADDRESSES = [ip_interface("198.18.0.1/16"), ip_interface("fd5a::1/32")]
