@@ -12,6 +12,7 @@ too (packet sockets see frames before nft does).
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -88,6 +89,19 @@ class LiveLink(Namespace):
         check_offload(self.spec, impairment)
         self.impairment = impairment
         self._apply()
+
+    def capture(self, node: str, file: str | os.PathLike[str]) -> subprocess.Popen[bytes]:
+        """Record what passes the port toward that node, both ways, to a pcap file, from now until SIGTERM.
+
+        A frame that is lost in the link passes only the port that it came in by. Works in a user namespace,
+        where tcpdump does not."""
+        argv = [sys.executable, "-m", "simulations.lab.capture", self.interface(node), file]
+        process = self.start(argv, stdout=subprocess.PIPE, stderr=2, env=reaper.python_environment())
+        assert process.stdout is not None
+        with process.stdout:
+            if not process.stdout.readline():
+                raise LabError(f"Recording {self.name} to {os.fspath(file)} failed: see the message above.")
+        return process
 
     def counters(self) -> Counters:
         if self._userlink is not None:

@@ -197,11 +197,11 @@ class Namespace:
         for process in reversed(self._programs):
             process.terminate()
 
-    def collect(self, deadline: Callable[[], float]) -> None:
-        """Wait for them, until `deadline()` seconds are 0; then SIGKILL."""
+    def collect(self, deadline: float) -> None:
+        """Wait for them, up to the deadline (by time.monotonic), then SIGKILL."""
         for process in self._programs:
             try:
-                process.wait(max(deadline(), 0.0))
+                process.wait(max(deadline - time.monotonic(), 0.0))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

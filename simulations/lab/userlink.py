@@ -89,7 +89,7 @@ class Wire:
 def main(arguments: Sequence[str]) -> None:
     names = arguments[1:]
     wire = Wire(len(names), int(arguments[0]))
-    sockets = [_open(name) for name in names]
+    sockets = [packet_socket(name, ignore_outgoing=True) for name in names]
     ports = {sock.fileno(): index for index, sock in enumerate(sockets)}
     commands, pending = sys.stdin.fileno(), b""
     while True:
@@ -122,16 +122,17 @@ def _obey(wire: Wire, line: bytes, sockets: Sequence[socket.socket]) -> None:
     print(json.dumps(wire.counters), flush=True)
 
 
-def _open(name: str) -> socket.socket:
+def packet_socket(device: str, *, ignore_outgoing: bool) -> socket.socket:
+    """For whole frames of a device; ignore_outgoing: of those that come in. Not blocking."""
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-    sock.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+    sock.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, ignore_outgoing)
     for force, ordinary in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
         try:
             sock.setsockopt(socket.SOL_SOCKET, force, _BUFFER)
         except PermissionError:  # in a user namespace: what the system allows everybody
             sock.setsockopt(socket.SOL_SOCKET, ordinary, _BUFFER)
     sock.setblocking(False)
-    sock.bind((name, _ETH_P_ALL))
+    sock.bind((device, _ETH_P_ALL))
     return sock
 
 
