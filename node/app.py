@@ -23,8 +23,10 @@ from crypto.identity import MachineKeys, slug, ula
 from crypto.kem import RealPrimitives
 from node import control, identity_store, logs, systemd
 from node.config import Config
+from node.context import Context
 from node.errors import UserError
 from node.files import make_private_directory
+from node.invitations import Invitations
 from node.joining import Joining
 from node.lock import state_lock
 from node.operations import Operations
@@ -131,7 +133,7 @@ class _Node:
         engine = Engine(core, self._device, self._udp, self._events.send_nowait)
         self._core, self._engine = core, engine
         self._peers = Peers(config, self._store, core, engine, self._network)
-        self._joining = Joining(
+        self._context = context = Context(
             config,
             self._keys,
             lookup_secret,
@@ -141,8 +143,10 @@ class _Node:
             self._peers,
             self._own_addresses,
         )
-        self._status = Status(config, core, self._peers, self._joining)
-        operations = Operations(core, engine, self._peers, self._joining, self._status)
+        self._invitations = Invitations(context)
+        self._joining = Joining(context)
+        self._status = Status(context, self._invitations)
+        operations = Operations(context, self._invitations, self._joining, self._status)
         await self._update_hosts()
         await self._serve(operations)
 
@@ -152,7 +156,7 @@ class _Node:
                 await inner.start(self._engine.run)
                 async with trio.open_nursery() as outer:
                     outer.start_soon(self._handle_events)
-                    await self._joining.load()
+                    await self._invitations.load()
                     await self._peers.load()
                     await outer.start(
                         control.serve, self._config.node.state / control.SOCKET_NAME, operations.handle
@@ -188,7 +192,7 @@ class _Node:
             self._config.listen.address,
         ) or config.interface != self._config.interface:
             log.warning("a changed port, address or interface takes a restart")
-        self._config = self._joining.config = self._status.config = config
+        self._config = self._context.config = config
         logs.set_up(config.node.log, config.node.log_format, os.environ)
         await self._peers.reload(config)
         await self._update_hosts()
@@ -218,7 +222,7 @@ class _Node:
     async def _handle_events(self) -> None:
         async for event in self._event_stream:
             if isinstance(event, Introduced):
-                await self._joining.introduced(event)
+                await self._invitations.introduced(event)
             else:
                 await self._peers.handle(event)
 

@@ -9,14 +9,15 @@ from typing import Any
 import trio
 
 from crypto.identity import fingerprint, slug
+from node.context import Context
 from node.errors import Unreachable, Usage
-from node.joining import Joining, Progress, identifier
-from node.peers import Peers, unix_now
+from node.invitations import Invitations, identifier
+from node.joining import Joining, Progress
+from node.peers import unix_now
 from node.status import DOWN, Status
 from node.store import InvitationRow, PeerRow
 from tun import addresses, events
-from tun.core import TunnelCore
-from tun.engine import Engine, boot_us, unix_us
+from tun.engine import boot_us, unix_us
 
 DEFAULT_EXPIRY_S = 7 * 24 * 3600
 MAX_EXPIRY_S = 365 * 24 * 3600
@@ -31,12 +32,9 @@ Result = dict[str, Any]
 class Operations:
     """`handle` is what `node.control.serve` calls."""
 
-    def __init__(
-        self, core: TunnelCore, engine: Engine, peers: Peers, joining: Joining, status: Status
-    ) -> None:
-        self._core = core
-        self._engine = engine
-        self._peers = peers
+    def __init__(self, context: Context, invitations: Invitations, joining: Joining, status: Status) -> None:
+        self._core, self._engine, self._peers = context.core, context.engine, context.peers
+        self._invitations = invitations
         self._joining = joining
         self._status = status
         self._ping_ids = itertools.count(1)
@@ -67,12 +65,12 @@ class Operations:
         name, seconds = arguments.get("name") or "", arguments.get("expires_s", DEFAULT_EXPIRY_S)
         if not isinstance(name, str) or type(seconds) is not int or not 0 < seconds <= MAX_EXPIRY_S:
             raise Usage("an invitation is good for at least a second and at most a year")
-        text, row = await self._joining.invite(name, seconds)
+        text, row = await self._invitations.invite(name, seconds)
         return {"invitation": text, **_invitation(row)}
 
     async def _on_invitations(self, _arguments: Arguments, _progress: Progress) -> Result:
         names = {row.machine_id: row.name for row in self._peers.rows.values()}
-        rows = sorted(self._joining.rows(), key=lambda row: row.created)
+        rows = sorted(self._invitations.rows(), key=lambda row: row.created)
         return {
             "invitations": [
                 {**_invitation(row), "used_by": names.get(row.used_by or b"") or _slug(row.used_by)}
@@ -81,7 +79,7 @@ class Operations:
         }
 
     async def _on_revoke(self, arguments: Arguments, _progress: Progress) -> Result:
-        return _invitation(await self._joining.revoke(_text(arguments, "id")))
+        return _invitation(await self._invitations.revoke(_text(arguments, "id")))
 
     async def _on_join(self, arguments: Arguments, progress: Progress) -> Result:
         row = await self._joining.join(_text(arguments, "invitation"), progress)
@@ -112,6 +110,7 @@ class Operations:
     async def _on_forget(self, arguments: Arguments, _progress: Progress) -> Result:
         row = self._peers.find(_text(arguments, "peer"))
         await self._peers.forget(row)
+        await self._invitations.load()  # the ones that it used are revoked now
         return {"name": row.name}
 
     async def _on_rename(self, arguments: Arguments, _progress: Progress) -> Result:

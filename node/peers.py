@@ -91,6 +91,24 @@ class Peers:
         for network in self.networks(row):
             await self._network.remove_route(network)
 
+    def new_row(
+        self, bundle: KeyBundle, name: str, lookup_secret: bytes, endpoints: tuple[str, ...]
+    ) -> PeerRow:
+        """A peer that is let in now; not on the disk yet."""
+        machine_id = bundle.machine_id
+        return PeerRow(
+            machine_id=machine_id,
+            bundle=bundle.to_bytes(),
+            name=self.free_name(name, machine_id),
+            lookup_secret=lookup_secret,
+            endpoints=endpoints,
+            allowed_ips=(),
+            ipv4=str(self._core.pool.assign(machine_id)),
+            enabled=True,
+            last_clock=0,
+            added_at=unix_now(),
+        )
+
     async def put(self, row: PeerRow) -> None:
         await self._store.call(Store.put_peer, row)
         self.rows[row.machine_id] = row

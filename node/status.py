@@ -11,12 +11,11 @@ from importlib.metadata import version
 from typing import Any
 
 from crypto.identity import fingerprint, slug, ula
-from node.config import Config
-from node.joining import Joining
-from node.peers import Peers, unix_now
+from node.context import Context
+from node.invitations import Invitations
+from node.peers import unix_now
 from node.store import PeerRow
 from tun import addresses
-from tun.core import TunnelCore
 from tun.engine import boot_us
 from tun.peer import Peer
 
@@ -27,11 +26,10 @@ DOWN = "it was switched off here; `zeqnode up` brings it back"
 class Status:
     """`interface` and `listen` are filled in by the app when they are known."""
 
-    def __init__(self, config: Config, core: TunnelCore, peers: Peers, joining: Joining) -> None:
-        self.config = config
-        self._core = core
-        self._peers = peers
-        self._joining = joining
+    def __init__(self, context: Context, invitations: Invitations) -> None:
+        self._context = context
+        self._core, self._peers = context.core, context.peers
+        self._invitations = invitations
         self._started_us = boot_us()
         self.interface: dict[str, Any] = {}
         self.listen: dict[str, Any] = {}
@@ -40,12 +38,12 @@ class Status:
         machine_id = self._core.local.bundle.machine_id
         open_invitations = [
             row
-            for row in self._joining.rows()
+            for row in self._invitations.rows()
             if row.used_by is None and not row.revoked and row.expires > unix_now()
         ]
         return {
             "machine": {
-                "name": self.config.node.name,
+                "name": self._context.config.node.name,
                 "slug": slug(machine_id),
                 "fingerprint": fingerprint(machine_id),
                 "address6": str(ula(machine_id)),

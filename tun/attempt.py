@@ -61,7 +61,6 @@ class Attempt:
         self._token_id = token_id
         self._patience_us = FRESH_EVERY_US if brief else GIVE_UP_US
         self._retry = bytes(RETRY_BYTES)
-        self.addresses = self._caller.addresses
         self.started_us = -1
         self.fresh_us = -1
         self._next_fresh_us = 0
@@ -72,6 +71,10 @@ class Attempt:
         self._initiator: Initiator | None = None
         self._partial = fragments.Reassembly()
         self._control_key = self._answer_key = b""
+
+    @property
+    def addresses(self) -> list[Address]:
+        return self._caller.addresses
 
     def due(self, now_us: int, unix_us: int) -> Outgoing:
         """Datagrams to send now, and to whom. Raises BadPublicKey for a peer whose keys cannot be used."""
@@ -89,6 +92,10 @@ class Attempt:
 
     def gave_up(self, now_us: int) -> bool:
         return self.started_us >= 0 and now_us >= self.started_us + self._patience_us
+
+    def reach(self, addresses: Sequence[Address]) -> None:
+        """The peer may have roamed since: what is sent from here on goes to these addresses."""
+        self._caller.reach(addresses)
 
     def persevere(self) -> None:
         """Traffic waits for this attempt now: 90 seconds from its start."""

@@ -26,6 +26,10 @@ class Caller:
         self.addresses = list(addresses)[:MAX_ADDRESSES]
         self.bare: list[bytes] = []
 
+    def reach(self, addresses: Sequence[Address]) -> None:
+        """Ask at these addresses from now on."""
+        self.addresses = list(addresses)[:MAX_ADDRESSES]
+
     def everywhere(self, now_us: int) -> Outgoing:
         return [item for address in self.addresses for item in self._to(address, now_us)]
 

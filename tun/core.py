@@ -114,7 +114,7 @@ class TunnelCore:
             peer = Peer(self, config, now_us)
         else:
             config.last_clock_us = max(config.last_clock_us, peer.config.last_clock_us)
-            peer.config, peer.guest = config, False
+            peer.reconfigure(config, now_us)
         self.peers[machine_id] = peer
         name = self.pool.assign(machine_id)
         self.allowed.remove_value(peer)

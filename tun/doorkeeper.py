@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from tun.addresses import Address, packed, text
 from tun.frames import KEY_REQUEST, MESSAGE2
 from tun.guard import Guard
 from tun.host import PeerConfig
+from tun.keypairs import Keypair
 from tun.peer import Peer
 
 if TYPE_CHECKING:
@@ -52,6 +54,14 @@ _REFUSALS = {
 }
 
 
+@dataclass(slots=True)
+class _Answered:
+    datagrams: list[bytes]
+    keypair: Keypair
+    since_us: int
+    repeats: int = 0
+
+
 class Doorkeeper:
     """Answers for one core. `invited(token id, Unix us)` asks the node; `addresses` go into message 2."""
 
@@ -61,7 +71,7 @@ class Doorkeeper:
         self._guard = Guard(
             local.bundle.machine_id, local.lookup_secret, local.entropy, core.emit, core.counters, now_us
         )
-        self._answered: OrderedDict[bytes, tuple[list[bytes], int, int]] = OrderedDict()
+        self._answered: OrderedDict[bytes, _Answered] = OrderedDict()  # by SHA-256 of message 1
         self._served: OrderedDict[bytes, None] = OrderedDict()  # retry tokens that were used
         self.invited: Callable[[bytes, int], Invited] = lambda _token_id, _unix_us: Invited.UNKNOWN
         self.addresses: tuple[str, ...] = ()
@@ -81,15 +91,16 @@ class Doorkeeper:
 
     def _repeat(self, digest: bytes, source: Address, now_us: int) -> bool:
         """The identical message 1 gets the identical message 2, five times at most."""
-        while self._answered and now_us - next(iter(self._answered.values()))[1] >= ANSWERED_US:
+        while self._answered and now_us - next(iter(self._answered.values())).since_us >= ANSWERED_US:
             self._answered.popitem(last=False)
         known = self._answered.get(digest)
         if known is None:
             return False
-        datagrams, since_us, repeats = known
-        if repeats < MAX_REPEATS:
-            self._answered[digest] = (datagrams, since_us, repeats + 1)
-            for datagram in datagrams:
+        if known.repeats < MAX_REPEATS:
+            known.repeats += 1
+            if source != known.keypair.answered_to:  # who confirms may sit at either: neither is proven
+                known.keypair.answered_to = None
+            for datagram in known.datagrams:
                 self._core.emit(datagram, source)
         return True
 
@@ -178,11 +189,11 @@ class Doorkeeper:
             self._core.count("message 1 refused")
             return
         opening = responder.opening
-        peer.handshakes.answer(established, now_us, opening.clock_us, source)
+        keypair = peer.handshakes.answer(established, now_us, opening.clock_us, source)
         key = answer_mac1_key(local.bundle.machine_id, responder.ephemeral_public)
         bare = fragments.cut(MESSAGE2, message2, fragments.message_id(message))
         datagrams = [fragments.seal(fragment, key) for fragment in bare]
-        self._answered[digest] = (datagrams, now_us, 0)
+        self._answered[digest] = _Answered(datagrams, keypair, now_us)
         if len(self._answered) > MAX_ANSWERED:
             self._answered.popitem(last=False)
         for datagram in datagrams:

@@ -75,12 +75,16 @@ def outer(iv: bytes, ciphertext: bytes, room: int) -> list[bytes]:
 
 
 class SpanBuffer:
-    """Spans of one session that are not whole yet: at most 32, the oldest makes room."""
+    """Spans of one session that are not whole yet: at most 32 and 512 KiB, the oldest makes room.
+
+    Nothing in them is authentic before the last part has come: whoever saw an index can send parts."""
 
     MAX_PARTIAL = 32
+    MAX_BYTES = 2**19
 
     def __init__(self) -> None:
         self._partial: dict[bytes, list[bytes | None]] = {}
+        self._bytes = 0
 
     def add(self, datagram: bytes) -> bytes | None:
         """The whole ciphertext once its last part has come; the IV stands in every part."""
@@ -89,11 +93,16 @@ class SpanBuffer:
             return None
         pieces = self._partial.get(iv)
         if pieces is None or len(pieces) != parts:
-            if len(self._partial) >= self.MAX_PARTIAL:
-                del self._partial[next(iter(self._partial))]
+            self._drop(iv)
             pieces = self._partial[iv] = [None] * parts
+        self._bytes += len(datagram) - HEAD_BYTES - len(pieces[index] or b"")
         pieces[index] = bytes(datagram[HEAD_BYTES:])
-        if None in pieces:
-            return None
-        del self._partial[iv]
-        return b"".join(piece for piece in pieces if piece is not None)
+        if None not in pieces:
+            self._drop(iv)
+            return b"".join(piece for piece in pieces if piece is not None)
+        while len(self._partial) > self.MAX_PARTIAL or self._bytes > self.MAX_BYTES:
+            self._drop(next(iter(self._partial)))
+        return None
+
+    def _drop(self, iv: bytes) -> None:
+        self._bytes -= sum(len(piece) for piece in self._partial.pop(iv, ()) if piece is not None)

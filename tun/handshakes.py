@@ -72,6 +72,7 @@ class Handshakes:
                 self._peer.abandoned(now_us)
                 self._host.event(NoAnswer(self._peer.machine_id))
             return
+        attempt.reach(self.addresses())
         try:
             for datagram, address in attempt.due(now_us, unix_us):
                 self._host.emit(datagram, address)
@@ -125,13 +126,14 @@ class Handshakes:
 
     # ------------------------------------------------------------------ as responder
 
-    def answer(self, established: Established, now_us: int, clock_us: int, source: Address) -> None:
+    def answer(self, established: Established, now_us: int, clock_us: int, source: Address) -> Keypair:
         """We answered the peer's message 1: a session that waits for its first record."""
         keypair = self._keypair(established, now_us, now_us, clock_us, source)
         keypair.crossed = self.attempt is not None and self._is_lower()
         self._host.register(keypair, self._peer)
         self._host.unregister(self.keypairs.offer(keypair))
         self._host.arm(self._peer, self.keypairs.deadline_us())
+        return keypair
 
     def yields(self, source: Address, now_us: int) -> bool:
         """Is this message 1 to be ignored for now, because ours is on its way to the same place?"""
@@ -160,7 +162,8 @@ class Handshakes:
             if not keypair.crossed:
                 self.end_attempt()
         peer.config.last_clock_us = keypair.clock_us
-        peer.paths.adopt(keypair.answered_to, now_us)  # it could not have confirmed without our message 2
+        if keypair.answered_to is not None:  # it could not have confirmed without our message 2
+            peer.paths.adopt(keypair.answered_to, now_us)
         peer.established(keypair, now_us, unix_us)
 
     def forget(self) -> None:

@@ -2,7 +2,8 @@
 
 An unconfirmed session (we answered a message 1, which proves nobody) replaces nothing. Several wait beside
 each other, so that whoever can forge message 1s cannot push out the true machine's; the first authentic
-record decides.
+record decides, however late it comes: the caller may have nothing to say for a while after its first record
+was lost.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from tun.addresses import Address
 from tun.frames import SpanBuffer
 
 MAX_UNCONFIRMED = 8
-UNCONFIRMED_US = 10_000_000
 
 
 @dataclass(slots=True, eq=False)
@@ -26,7 +26,7 @@ class Keypair:
     initiator: bool
     born_us: int
     clock_us: int
-    answered_to: Address  # where message 2 went, or came from
+    answered_to: Address | None  # where message 2 went (None: to several places), or came from
     used: bool = False  # we have sealed a record with it
     crossed: bool = False  # both sides started at once, and ours is the one that should win
     spans: SpanBuffer = field(default_factory=SpanBuffer)
@@ -74,16 +74,13 @@ class Keypairs:
         """Old keys go by our own clock."""
         for keypair in self.all():
             keypair.session.advance(now_us)
-        stale = [kp for kp in self.unconfirmed if now_us >= kp.born_us + UNCONFIRMED_US]
-        return self._end(stale + [kp for kp in self.all() if kp.session.expired and kp not in stale])
+        return self._end([kp for kp in self.all() if kp.session.expired])
 
     def forget(self) -> list[Keypair]:
         return self._end(self.all())
 
     def deadline_us(self) -> int:
-        dues = [kp.session.deadline_us() for kp in self.all()]
-        dues += [kp.born_us + UNCONFIRMED_US for kp in self.unconfirmed]
-        return min(dues, default=2**63 - 1)
+        return min((kp.session.deadline_us() for kp in self.all()), default=2**63 - 1)
 
     def _end(self, ended: list[Keypair]) -> list[Keypair]:
         for keypair in ended:

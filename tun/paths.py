@@ -128,7 +128,7 @@ class Paths:
         """The kernel knows a smaller path MTU than we do: back to the base, and ask again in a minute."""
         if address == self.endpoint and self.payload > BASE_PAYLOAD:
             self.payload = BASE_PAYLOAD
-            self._probes = PROBES
+            self._probes = 0
             self._probe_due_us = now_us + PROBE_EVERY_US
 
     def network_changed(self, now_us: int) -> None:

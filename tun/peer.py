@@ -76,6 +76,16 @@ class Peer:
         self._backoff_us = PERSISTENT_US
         self._met = False  # there was a session since the start
 
+    def reconfigure(self, config: PeerConfig, now_us: int) -> None:
+        """Its owner has other words for it, or a guest becomes a peer; a session that is up stays."""
+        self.config, self.guest = config, False
+        if self.keypairs.current is None:
+            self.handshakes.end_attempt()  # it was made of the old words: addresses, token
+            self._met = False
+            self._persistent_us = now_us if config.eager else NEVER
+        elif config.token:
+            self.conversation.introduce(now_us)
+
     # ------------------------------------------------------------------ sending
 
     def send_packet(self, packet: bytes, now_us: int, unix_us: int) -> None:
@@ -149,7 +159,7 @@ class Peer:
         self._backoff_us = PERSISTENT_US
         self._met = True
         self._host.event(Connected(self.machine_id, self.paths.endpoint, keypair.initiator, keypair.clock_us))
-        if keypair.initiator and self.config.token:
+        if self.config.token:
             self.conversation.introduce(now_us)
         self._flush(now_us, unix_us)
         if keypair.initiator and not keypair.used:
@@ -222,6 +232,7 @@ class Peer:
             new = self.paths.echoed(source, body, now_us)
             if new is not None:
                 self._host.event(Roamed(self.machine_id, old, new))
+                self._flush(now_us, unix_us)
                 self._host.arm(self, self.paths.deadline_us())
         elif kind == Kind.MTU_PROBE:
             self.send_kind(Kind.MTU_REPLY, body[:8] + size.to_bytes(2, "big"), now_us)

@@ -1,0 +1,29 @@
+"""What the services of one running node share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from crypto.identity import MachineKeys
+from node.config import Config
+from node.peers import Peers
+from node.store import AsyncStore
+from tun.core import TunnelCore
+from tun.engine import Engine
+
+
+@dataclass(slots=True)
+class Context:
+    """`config` is replaced by a reload. `lookup_secret`: 16 bytes, without which we answer nobody.
+
+    `own_addresses()` are the "host:port" texts under which others may reach this node."""
+
+    config: Config
+    keys: MachineKeys
+    lookup_secret: bytes
+    store: AsyncStore
+    core: TunnelCore
+    engine: Engine
+    peers: Peers
+    own_addresses: Callable[[], list[str]]
