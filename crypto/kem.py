@@ -7,6 +7,7 @@ the node uses `RealPrimitives`, a test replays recorded values and a simulated w
 from __future__ import annotations
 
 import hmac
+from functools import cached_property
 from typing import Protocol
 
 from cryptography.exceptions import InvalidKey
@@ -72,10 +73,7 @@ class HybridKey:
         )
 
     def exchange(self, x25519_public: bytes) -> bytes:
-        try:
-            return self._x25519.exchange(X25519PublicKey.from_public_bytes(x25519_public))
-        except (ValueError, InvalidKey) as error:
-            raise BadPublicKey("X25519 public value of low order or wrong length") from error
+        return _exchange(self._x25519, x25519_public)
 
     def decapsulate(self, ciphertext: bytes) -> bytes:
         try:
@@ -84,11 +82,40 @@ class HybridKey:
             raise BadPublicKey("ML-KEM-768 ciphertext of wrong length") from error
 
 
+def _exchange(private: X25519PrivateKey, public: bytes) -> bytes:
+    try:
+        return private.exchange(X25519PublicKey.from_public_bytes(public))
+    except (ValueError, InvalidKey) as error:
+        raise BadPublicKey("X25519 public value of low order or wrong length") from error
+
+
+class _Ephemeral:
+    """A fresh pair whose ML-KEM half is made when it is first asked for: a responder never does."""
+
+    def __init__(self) -> None:
+        self._x25519 = X25519PrivateKey.generate()
+        self.x25519_public = self._x25519.public_key().public_bytes_raw()
+
+    @cached_property
+    def _hybrid(self) -> HybridKey:
+        return HybridKey(self._x25519, MLKEM768PrivateKey.generate())
+
+    @property
+    def kem_public(self) -> bytes:
+        return self._hybrid.kem_public
+
+    def exchange(self, x25519_public: bytes) -> bytes:
+        return _exchange(self._x25519, x25519_public)
+
+    def decapsulate(self, ciphertext: bytes) -> bytes:
+        return self._hybrid.decapsulate(ciphertext)
+
+
 class RealPrimitives:
     """The operating system's randomness, through the `cryptography` wheel's OpenSSL."""
 
     def ephemeral(self) -> PrivateHybrid:
-        return HybridKey(X25519PrivateKey.generate(), MLKEM768PrivateKey.generate())
+        return _Ephemeral()
 
     def encapsulate(self, kem_public: bytes) -> tuple[bytes, bytes]:
         try:

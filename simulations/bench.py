@@ -49,7 +49,7 @@ HANDSHAKE_PRIMITIVES = {KEYGEN_X25519: 2, KEYGEN_KEM: 1, EXCHANGE: 8, ENCAPSULAT
 Prepare = Callable[[int], Callable[[], None]]
 """Given a count, makes ready what need not be timed and returns what is to be: that many operations."""
 
-command = App(name="bench", help="Measure what the cryptography costs on this machine.")
+command = App(name="bench")
 
 
 @dataclass(frozen=True)

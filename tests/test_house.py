@@ -135,7 +135,26 @@ def test_documented_commands_exist(name: str, tmp_path: Path) -> None:
         check=False,
     )
     assert answer.returncode == 0, answer.stderr
-    assert "example" in answer.stdout.lower(), f"`zeqnode {name} --help` shows no example"
+    has_own_commands = " COMMAND" in answer.stdout.partition("\n")[0]
+    assert has_own_commands or "example" in answer.stdout.lower(), f"`zeqnode {name} --help` shows no example"
+
+
+def test_documented_configuration_is_valid(tmp_path: Path) -> None:
+    blocks = re.findall(r"^```toml\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        (tmp_path / "zeqnode.toml").write_text(block)
+        command = [
+            sys.executable,
+            "-m",
+            "node",
+            "config",
+            "check",
+            "--config",
+            str(tmp_path / "zeqnode.toml"),
+        ]
+        answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert answer.returncode == 0, answer.stderr
 
 
 def test_every_debian_package_is_needed() -> None:
