@@ -6,11 +6,13 @@ stand above node in the layers come through the entry-point group zeqnode.comman
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from io import TextIOWrapper
 from typing import Final
 
 from cyclopts import App, CycloptsError
@@ -66,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _show_what_the_terminal_can()
     try:
         code: int = application(tokens)(tokens, exit_on_error=False, print_error=False)
-        sys.stdout.flush()
+        _flush_output()
     except (Exception, KeyboardInterrupt) as error:
         return _ended_by(error)
     return code
@@ -100,6 +102,8 @@ def application(tokens: Sequence[str]) -> App:
 
 def _refuse_unknown(named: str, words: list[str]) -> None:
     """Before cyclopts does: its own sentence would load every command to find the nearest."""
+    if named.startswith("-") and named not in ("--help", "-h", "--version"):
+        raise Usage(f"options come after the command, as in: zeqnode status {named}")
     if named and not named.startswith("-") and named not in words:
         nearest = get_close_matches(named, words, 1)
         hint = f"did you mean {nearest[0]}?" if nearest else "zeqnode --help lists them all"
@@ -116,6 +120,9 @@ def _ended_by(error: BaseException) -> int:
         case BrokenPipeError():  # whoever read our output has gone, as in `zeqnode status | head -1`
             _discard_output()
             return BROKEN_PIPE
+        case OSError(errno=errno.ENOSPC):  # `> /dev/full`: our files have sentences of their own
+            _discard_output()
+            return _say(UserError("no space is left for the output; free some and try again"))
         case UserError():
             return _say(cause)
         case CycloptsError():
@@ -125,7 +132,7 @@ def _ended_by(error: BaseException) -> int:
 
 def _say(error: UserError) -> int:
     with suppress(OSError):
-        sys.stdout.flush()
+        _flush_output()
         print(f"zeqnode: {error}", file=sys.stderr)
     return error.exit_code
 
@@ -150,7 +157,13 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 def _show_what_the_terminal_can() -> None:
     """A terminal that is not UTF-8 gets a question mark for what it lacks, not an error."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+        if isinstance(stream, TextIOWrapper):  # not where it is closed, or a test's
+            stream.reconfigure(errors="replace")
+
+
+def _flush_output() -> None:
+    if sys.stdout is not None:  # closed, as in `>&-`
+        sys.stdout.flush()
 
 
 def _discard_output() -> None:

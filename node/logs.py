@@ -4,15 +4,17 @@
     {"time": "2026-11-20T11:22:33Z", "level": "info", "event": "connected", "peer": "home", …}      json
     <6>connected peer=home endpoint=198.51.100.7:51777                                under systemd
 
-Under systemd (JOURNAL_STREAM in the environment) the journal keeps the time, and takes the level from the
-number in front (sd-daemon(3)). One event is one line: control characters in a value are escaped, so that a
-peer's text cannot forge one. Keys, secrets, tokens and invitations are never fields.
+Under systemd (where JOURNAL_STREAM in the environment names our stream, systemd.exec(5)) the journal keeps
+the time, and takes the level from the number in front (sd-daemon(3)). One event is one line: control
+characters in a value are escaped, so that a peer's text cannot forge one. Keys, secrets, tokens and
+invitations are never fields.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Mapping
@@ -66,9 +68,18 @@ def set_up(level: str, style: str, env: Mapping[str, str], stream: TextIO | None
     May be called again, as after a reload. What other packages log arrives from level warning on.
     """
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(_Formatter(style, under_systemd="JOURNAL_STREAM" in env))
+    handler.setFormatter(_Formatter(style, under_systemd=_is_the_journal(handler.stream, env)))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger(_ROOT).setLevel(level.upper())
+
+
+def _is_the_journal(stream: TextIO, env: Mapping[str, str]) -> bool:
+    """A child of a service inherits the variable, but perhaps not the stream."""
+    try:
+        status = os.fstat(stream.fileno())
+    except OSError:  # no file: a buffer of a test, say
+        return False
+    return env.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 class _Formatter(logging.Formatter):

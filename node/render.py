@@ -152,7 +152,7 @@ def _peers(peers: Sequence[Mapping[str, Any]], *, verbose: bool) -> Text:
         return Text("No peers yet. Invite one: sudo zeqnode invite NAME")
     lines = columns([_HEADER, *map(_row, peers)], frozenset(range(3, 8)))
     state_at, inside_at = lines[0].index("STATE"), lines[0].index("INSIDE")
-    text = Text(lines[0], "bold")
+    text = Text.assemble((lines[0], "bold"))
     for line, peer in zip(lines[1:], peers, strict=True):
         word, style = _STATES.get(peer["state"], (peer["state"], ""))
         shown = Text(line)
@@ -161,7 +161,7 @@ def _peers(peers: Sequence[Mapping[str, Any]], *, verbose: bool) -> Text:
         text.append("\n").append_text(shown)
         more = [_GAP.join(filter(None, (peer["address6"], _way(peer))))]
         for extra in (*more, *(_details(peer) if verbose else ())):
-            text.append(f"\n{' ' * inside_at}{extra}", "")
+            text.append(f"\n{' ' * inside_at}{extra}")
     return text
 
 

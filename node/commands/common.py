@@ -44,12 +44,28 @@ class Where:
         return self.state.absolute() if self.state else self.configuration().node.state
 
     def socket(self) -> Path:
+        """Of the named or configured node; else of one's own, or where that does not run, the machine's."""
+        from node import config
         from node.control import SOCKET_NAME
 
-        return self.directory() / SOCKET_NAME
+        state = self.directory()
+        if self.state is None and state == config.default_state() and not _is_there(state / SOCKET_NAME):
+            system = config.SYSTEM_STATE / SOCKET_NAME
+            return system if _is_there(system) else state / SOCKET_NAME
+        return state / SOCKET_NAME
 
 
 HERE: Final = Where()
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # hidden from this user: connecting to it says what to do
+    return True
 
 
 def ask(where: Where, op: str, *, timeout: float = 30.0, **arguments: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import time
@@ -102,7 +101,9 @@ def revoke(
 
 
 def join(
-    invitation: Annotated[str, Parameter(help="The zeq://… link; - reads it from standard input.")],
+    invitation: Annotated[
+        str, Parameter(help="The zeq://… link; - reads it from standard input.", allow_leading_hyphen=True)
+    ],
     /,
     *,
     as_json: Json = False,
@@ -168,14 +169,13 @@ def _seconds(text: str) -> int:
 
 def _print_qr(text: str) -> None:
     """The code, if the terminal is wide enough that its lines do not break."""
-    import re as expressions
     import shutil
 
     from node.invitation import qr_lines
 
     code = qr_lines(text)
-    width = len(expressions.sub(r"\x1b\[[0-9;]*m", "", code.partition("\n")[0]))
+    width = len(re.sub(r"\x1b\[[0-9;]*m", "", code.partition("\n")[0]))
     if width <= shutil.get_terminal_size((width, 0)).columns:
         print(code)
     else:
-        print(f"The QR code needs a terminal of {width} columns.{os.linesep}", end="", file=sys.stderr)
+        print(f"The QR code needs a terminal of {width} columns.", file=sys.stderr)

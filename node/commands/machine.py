@@ -104,7 +104,7 @@ def run(*, where: Where = HERE) -> None:
     trio.run(app.run, config)
 
 
-config = App(name="config", help="Look at the configuration.\n\nExample:\n\n    zeqnode config check")
+config = App(name="config", help="Look at the configuration.\n\nFor example:\n\n    zeqnode config check")
 
 
 @config.command

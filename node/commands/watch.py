@@ -73,8 +73,9 @@ async def ping(
 ) -> None:
     """Ask a peer through the tunnel whether it is there.
 
-    Shows how long the way there and back takes. Node asks node, inside the encryption, so that no firewall on either machine
-    is in the way. Ends with code 4, and the reason, if nothing came back.
+    Shows how long the way there and back takes. Node asks node, inside the
+    encryption, so that no firewall on either machine is in the way. Ends with
+    code 4, and the reason, if nothing came back.
 
     For example:
 
@@ -89,10 +90,10 @@ async def ping(
         await _ping(where.socket(), peer, count, interval, replies, quiet=as_json)
     finally:  # Ctrl-C ends the pings, not the summary
         summary = render.ping_summary(peer, replies)
-        if as_json:
+        if replies and as_json:
             print_json(summary)
         elif replies:
-            print(render.ping_line(summary))
+            print(render.ping_line(summary), flush=True)
     if not summary["received"]:
         raise Unreachable(replies[-1]["error"])
 

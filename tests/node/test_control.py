@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -21,6 +22,7 @@ from node.control import Handler, Progress
 from node.errors import NotRunning, Refused, StorageFailed, Unreachable, Usage, UserError
 
 NOBODY = 65534
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user or group")
 
 
 async def echo(op: str, arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -55,17 +57,16 @@ def path(tmp_path: Path) -> Path:
 async def raw(path: Path, data: bytes, *, finish: bool = True) -> bytes:
     """What comes back for these bytes, up to the end of the connection."""
     stream = await trio.open_unix_socket(path)
+    answer = b""
     async with stream:
-        answer = b""
-        try:
+        with contextlib.suppress(trio.BrokenResourceError):  # turned away in the middle of a request
             await stream.send_all(data)
             if finish:
                 await stream.send_eof()
+        with contextlib.suppress(trio.BrokenResourceError):
             async for part in stream:
                 answer += part
-        except trio.BrokenResourceError:
-            pass  # turned away in the middle of a request; the answer may still have come
-        return answer
+    return answer
 
 
 def mode_of(path: Path) -> int:
@@ -153,9 +154,8 @@ async def test_only_the_owner_may_open_it_whatever_the_umask(
         os.umask(before)
 
 
+@needs_root
 async def test_the_group_may_open_it_where_there_is_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only root may give a file to any group")
     monkeypatch.setattr(control_socket, "GROUP", "nogroup")
     async with serving(path):
         assert mode_of(path) == 0o660
@@ -320,7 +320,8 @@ def in_child_as(uid: int, gid: int, groups: list[int], path: Path) -> bytes:
             os.setresuid(uid, uid, uid)
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(str(path))
-                client.sendall(b'{"op": "status"}\n')
+                with contextlib.suppress(BrokenPipeError):  # turned away before it has asked
+                    client.sendall(b'{"op": "status"}\n')
                 while part := client.recv(65536):
                     os.write(writer, part)
         finally:
@@ -335,13 +336,12 @@ def in_child_as(uid: int, gid: int, groups: list[int], path: Path) -> bytes:
 @pytest.fixture
 def open_path() -> Iterator[Path]:
     """A socket's place where other users may come: pytest's own directories are closed to them."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may become another user")
     with tempfile.TemporaryDirectory() as state:
         os.chmod(state, 0o755)
         yield Path(state) / control.SOCKET_NAME
 
 
+@needs_root
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize(
     ("uid", "gid", "groups", "admitted"),
