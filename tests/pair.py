@@ -14,6 +14,7 @@ from crypto.kem import Primitives, RealPrimitives
 from tun.addresses import Address, of_ip
 from tun.core import TunnelCore
 from tun.events import Event
+from tun.frames import OVERHEAD_BYTES
 from tun.host import PeerConfig
 
 SECOND = 1_000_000
@@ -64,6 +65,7 @@ class Wire:
         self.loss = 0.0
         self.jitter_us = 0
         self.duplicate = 0.0
+        self.delays: dict[tuple[Address, Address], int] = {}  # one way, where it is not `latency_us`
         self.filter: Filter | None = None
         self.nodes: list[Node] = []
         self.log: list[tuple[Address, Address, bytes]] = []
@@ -81,6 +83,15 @@ class Wire:
         core.local_hosts = frozenset({host})
         self.nodes.append(node)
         return node
+
+    def restart(self, node: Node) -> None:
+        """kill -9 and start again: the same keys at the same address, and nothing that was in memory."""
+        mtu = node.core.full_payload - OVERHEAD_BYTES
+        hosts = node.core.local_hosts
+        node.core = TunnelCore(
+            node.keys, LOOKUP, self._primitives, self.random.randbytes, self.now_us, inner_mtu=mtu
+        )
+        node.core.local_hosts = hosts
 
     def unix_us(self, node: Node) -> int:
         return EPOCH_2026 + self.now_us + node.skew_us
@@ -115,24 +126,32 @@ class Wire:
         if self.keep_log:
             self.log.append((source, target, datagram))
         for piece in [datagram] if self.filter is None else self.filter(datagram, source, target):
-            copies = 2 if self.random.random() < self.duplicate else 1
+            copies = 2 if self.duplicate and self.random.random() < self.duplicate else 1
             for _ in range(copies):
-                if self.random.random() >= self.loss:
-                    self._order += 1
-                    delay = self.latency_us + self.random.randrange(self.jitter_us + 1)
-                    heapq.heappush(self._flying, (self.now_us + delay, self._order, piece, source, target))
+                if not self.loss or self.random.random() >= self.loss:
+                    self.inject(piece, source, target)
+
+    def inject(self, datagram: bytes, source: Address, target: Address) -> None:
+        """An attacker's own datagram, with any source: it passes the filter by and is never lost."""
+        self._order += 1
+        delay = self.delays.get((source, target), self.latency_us) if self.delays else self.latency_us
+        if self.jitter_us:
+            delay += self.random.randrange(self.jitter_us + 1)
+        heapq.heappush(self._flying, (self.now_us + delay, self._order, datagram, source, target))
 
     def next_us(self) -> int:
-        deadlines = [node.core.deadline_us() for node in self.nodes]
-        return min([*deadlines, *([self._flying[0][0]] if self._flying else [])], default=2**63)
+        due_us = self._flying[0][0] if self._flying else 2**63
+        for node in self.nodes:
+            due_us = min(due_us, node.core.deadline_us())
+        return due_us
 
     def run(self, seconds: float) -> None:
         """Let so much virtual time pass."""
         end = self.now_us + round(seconds * SECOND)
         for node in self.nodes:
             self.collect(node)
-        while self.next_us() <= end:
-            self.now_us = max(self.now_us, self.next_us())
+        while (due_us := self.next_us()) <= end:
+            self.now_us = max(self.now_us, due_us)
             while self._flying and self._flying[0][0] <= self.now_us:
                 _, _, datagram, source, target = heapq.heappop(self._flying)
                 for node in self.nodes:

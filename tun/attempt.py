@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from crypto.cookies import Refusal, answer_mac1_key, open_refusal
 from crypto.errors import HandshakeRefused
-from crypto.handshake import RETRY_BYTES, Answer, Established, Initiator, Opening
+from crypto.handshake import RETRY_BYTES, TOKEN_ID_BYTES, Answer, Established, Initiator, Opening
 from crypto.identity import KeyBundle
 from crypto.kem import BadPublicKey, Primitives, PrivateHybrid
 from tun import fragments
@@ -126,7 +126,8 @@ class Attempt:
                 self._retry = retry
                 self._next_fresh_us = now_us
             return None
-        return kind
+        # A thief of the peer's static keys can seal this too: who presented no token loses no session by it.
+        return kind if self._token_id != bytes(TOKEN_ID_BYTES) else None
 
     def on_message2(self, datagram: bytes, source: Address, now_us: int) -> tuple[Established, Answer] | None:
         """A fragment of message 2. Forged ones are dropped here and end nothing."""

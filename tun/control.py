@@ -103,10 +103,15 @@ def decode(data: bytes) -> Control:
             return Welcome(name)
         case (3, str(reason)) if len(reason) <= MAX_TEXT:
             return Refused(reason)
-        case (4, int(number)) if 0 <= number < 2**64:
+        case (4, int(number)) if _is_id(number):
             return Ping(number)
-        case (5, int(number)) if 0 <= number < 2**64:
+        case (5, int(number)) if _is_id(number):
             return Pong(number)
         case (6,):
             return Bye()
     raise BadControl("a control message is none of ours")
+
+
+def _is_id(number: int) -> bool:
+    """64 bits, unsigned; Python takes a bool for an int."""
+    return type(number) is int and 0 <= number < 2**64

@@ -20,7 +20,7 @@ from crypto.cookies import LOOKUP_SECRET_BYTES
 from crypto.handshake import PUBLIC_MESH_SECRET
 from crypto.identity import MachineKeys, ula
 from crypto.kem import HybridKey, Primitives
-from tun.addresses import Address
+from tun.addresses import MAPPED, Address
 from tun.attempt import Local
 from tun.control import Bye, Hello, Refused, Welcome
 from tun.doorkeeper import Doorkeeper
@@ -246,11 +246,13 @@ class TunnelCore:
             if due_us != peer.armed_us:
                 continue  # it was armed for an earlier time since
             peer.armed_us = NEVER
-            if peer.guest and now_us >= peer.born_us + GUEST_US:
-                if self.guests.pop(peer.machine_id, None) is peer:
-                    peer.forget()
-            elif self.peers.get(peer.machine_id) is peer or peer.guest:
+            if self.peers.get(peer.machine_id) is peer:
                 self.arm(peer, peer.tick(now_us, unix_us))
+            elif self.guests.get(peer.machine_id) is peer:
+                if now_us >= peer.born_us + GUEST_US:
+                    self.guests.pop(peer.machine_id).forget()
+                else:
+                    self.arm(peer, min(peer.tick(now_us, unix_us), peer.born_us + GUEST_US))
 
     def deadline_us(self) -> int:
         """When `tick` next has something to do."""
@@ -325,6 +327,11 @@ class TunnelCore:
     def is_local_address(self, address: str) -> bool:
         """`address`: host:port as a peer saw us."""
         return address.rpartition(":")[0].strip("[]") in self.local_hosts
+
+    def has_family_of(self, address: Address) -> bool:
+        """Whether we have an address of that family, or none at all, when no other family would help."""
+        ipv4 = address[0].startswith(MAPPED)
+        return not self.local_hosts or any((":" not in host) is ipv4 for host in self.local_hosts)
 
     def _new_index(self) -> int:
         while True:

@@ -10,7 +10,8 @@
     mac1      over all before it; mac2 over all before it, zeros where no cookie is known
 
 A partial message is kept for two seconds; 256 of them in all, 8 per /24 (IPv6 /48) and 2 per source address.
-The oldest of the fullest group makes room, so that an honest caller's burst, which comes together, survives.
+The one of the fullest group that has waited longest for a new chunk makes room: an honest caller's burst
+comes together, and survives an injector's forged fragment before each of its own.
 """
 
 from __future__ import annotations
@@ -76,13 +77,7 @@ class _Partial:
     network: bytes
     source: Address
     born_us: int
-    digests: bytes
     chunks: dict[int, bytes] = field(default_factory=dict)
-
-
-def answers_of(datagram: bytes) -> bytes:
-    """8 bytes; only of a datagram that has at least the fixed head."""
-    return bytes(datagram[12:_FIXED])
 
 
 class Reassembly:
@@ -105,8 +100,10 @@ class Reassembly:
             return None
         key = (source, datagram[4:_FIXED] + digests)
         partial = self._partial.get(key)
-        if partial is None:
-            partial = self._admit(key, source, digests, now_us)
+        if partial is None or now_us - partial.born_us >= PARTIAL_US:
+            partial = self._admit(key, source, now_us)
+        elif index not in partial.chunks:
+            self._partial[key] = self._partial.pop(key)  # to the end: the last to make room
         partial.chunks[index] = chunk
         if len(partial.chunks) < count:
             return None
@@ -114,7 +111,7 @@ class Reassembly:
         message = b"".join(partial.chunks[i] for i in range(count))
         return message if message_id(message) == datagram[4:12] else None
 
-    def _admit(self, key: tuple[Address, bytes], source: Address, digests: bytes, now_us: int) -> _Partial:
+    def _admit(self, key: tuple[Address, bytes], source: Address, now_us: int) -> _Partial:
         self.expire(now_us)
         network = network_of(source)
         same_source = [k for k, p in self._partial.items() if p.source == source]
@@ -124,11 +121,11 @@ class Reassembly:
         elif len(same_network) >= MAX_PER_NETWORK:
             del self._partial[same_network[0]]
         elif len(self._partial) >= MAX_PARTIAL:
-            del self._partial[self._oldest_of_the_fullest()]
-        partial = self._partial[key] = _Partial(network, source, now_us, digests)
+            del self._partial[self._stalest_of_the_fullest()]
+        partial = self._partial[key] = _Partial(network, source, now_us)
         return partial
 
-    def _oldest_of_the_fullest(self) -> tuple[Address, bytes]:
+    def _stalest_of_the_fullest(self) -> tuple[Address, bytes]:
         sizes: dict[bytes, int] = {}
         for partial in self._partial.values():
             sizes[partial.network] = sizes.get(partial.network, 0) + 1
@@ -136,11 +133,8 @@ class Reassembly:
         return next(k for k, p in self._partial.items() if sizes[p.network] == fullest)
 
     def expire(self, now_us: int) -> None:
-        """Forget what is older than two seconds (dicts keep insertion order: the oldest stand first)."""
-        while self._partial:
-            key = next(iter(self._partial))
-            if now_us - self._partial[key].born_us < PARTIAL_US:
-                return
+        """Forget what is older than two seconds."""
+        for key in [k for k, p in self._partial.items() if now_us - p.born_us >= PARTIAL_US]:
             del self._partial[key]
 
 

@@ -1,6 +1,10 @@
 """The door: what a handshake datagram must pass before it costs memory or a private-key operation.
 
     mac1 ─▶ under load: mac2, else a cookie reply ─▶ fragments ─▶ rate per source ─▶ the message
+                                                                  └ exceeded: a cookie reply
+
+A source has one rate as whoever it claims to be, and one as whoever proved with a cookie to receive there: a
+spoofer uses up the first only.
 
 Under load means: more than 256 datagrams with a right mac1 in one second, or half of all partial messages in
 use; it then lasts a second. The counters say what was refused and why.
@@ -19,9 +23,10 @@ from tun.limits import RateLimit
 
 LOAD_PER_SECOND = 256
 LOAD_LASTS_US = 1_000_000
+CROWDED = fragments.MAX_PARTIAL // 2
 HANDSHAKES_PER_SECOND = 20
 HANDSHAKE_BURST = 5
-KEY_REQUEST_BYTES = 480  # the answer is 1,384: under three times as much
+KEY_REQUEST_BYTES = 480  # the answer is 1,400: under three times as much
 KEY_NONCE = slice(4, 20)
 MIN_MESSAGE1_BYTES = 600  # every fragment of message 1 has about 1,000
 
@@ -58,13 +63,19 @@ class Guard:
         if not fragments.mac1_holds(datagram, self._key):
             self._counters["mac1 refused"] += 1
             return None
-        if self._under_load(now_us) and not self._proves_address(datagram, source, now_us):
+        loaded, proven = self._under_load(now_us), self._proves_address(datagram, source, now_us)
+        if loaded and not proven:
+            self._counters["handshake under load without cookie"] += 1
+            if kind == KEY_REQUEST or datagram[1] == 0:  # one reply a message: its first fragment
+                self._ask_for_proof(datagram, source, now_us)
             return None
         message: bytes | None = datagram
         if kind != KEY_REQUEST:
             message = self._partial.add(datagram, source, now_us)
-        if message is not None and not self._rate.allow(source_of(source), now_us):
+        if message is not None and not self._rate.allow(bytes([proven]) + source_of(source), now_us):
             self._counters["handshake over the rate limit"] += 1
+            if not proven:  # others may have spoofed this source and used up its rate
+                self._ask_for_proof(datagram, source, now_us)
             return None
         return message
 
@@ -73,17 +84,16 @@ class Guard:
         if second != self._second:
             self._second, self._in_second = second, 0
         self._in_second += 1
-        if self._in_second > LOAD_PER_SECOND or len(self._partial) > fragments.MAX_PARTIAL // 2:
+        if len(self._partial) > CROWDED:
+            self._partial.expire(now_us)  # under load nothing else may do it: nothing new is kept
+        if self._in_second > LOAD_PER_SECOND or len(self._partial) > CROWDED:
             self._load_until_us = now_us + LOAD_LASTS_US
         return now_us < self._load_until_us
 
     def _proves_address(self, datagram: bytes, source: Address, now_us: int) -> bool:
-        where = packed(source)
-        if datagram[-MAC_BYTES:] != bytes(MAC_BYTES) and fragments.mac2_holds(
-            datagram, self.jar.cookie(where, now_us)
-        ):
-            return True
-        self._counters["handshake under load without cookie"] += 1
-        if datagram[0] == KEY_REQUEST or datagram[1] == 0:  # one reply a message: its first fragment
-            self._send(self.jar.reply(self._key, fragments.mac1_of(datagram), where, now_us), source)
-        return False
+        if datagram[-MAC_BYTES:] == bytes(MAC_BYTES):
+            return False
+        return fragments.mac2_holds(datagram, self.jar.cookie(packed(source), now_us))
+
+    def _ask_for_proof(self, datagram: bytes, source: Address, now_us: int) -> None:
+        self._send(self.jar.reply(self._key, fragments.mac1_of(datagram), packed(source), now_us), source)

@@ -72,7 +72,7 @@ class Handshakes:
                 self._peer.abandoned(now_us)
                 self._host.event(NoAnswer(self._peer.machine_id))
             return
-        attempt.reach(self.addresses())
+        attempt.reach(self.addresses() or attempt.addresses)
         try:
             for datagram, address in attempt.due(now_us, unix_us):
                 self._host.emit(datagram, address)

@@ -1,8 +1,11 @@
 """Fetching a machine's key bundle by its machine_id, before the first handshake.
 
     request   480 bytes: ├0xCE┼ 0 0 0 ┼ nonce 16 ┼ zeros ┼ mac1 16 ┼ mac2 16 ┤
-    answer    1,384 bytes: the bundle (1,248) as fragments of type 0xCF that answer the nonce's first 8 bytes,
-              their mac1 keyed by machine_id ‖ nonce
+    answer    1,400 bytes: the bundle (1,248) ‖ tag 16 as fragments of type 0xCF that answer the nonce's first
+              8 bytes, their mac1 keyed by machine_id ‖ nonce
+
+The bundle is sealed by AES-256-GCM under a key from the mac1 key, which serves this one plaintext (IV zero):
+who only sees the wire learns neither the keys nor, as their hash, machine_id.
 
 Whoever answers proves nothing and need not: the bundle is checked against machine_id. The request is padded
 so that the answer is under three times its size: a forged source gains nobody a flood.
@@ -11,6 +14,10 @@ so that the answer is under three times its size: a forged source gains nobody a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from hashlib import blake2s
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from crypto.cookies import answer_mac1_key
 from crypto.identity import BadKeys, KeyBundle
@@ -34,7 +41,12 @@ def answer(bundle: KeyBundle, request: bytes) -> list[bytes]:
     """The datagrams that answer a request which passed the guard."""
     nonce = nonce_of(request)
     key = answer_mac1_key(bundle.machine_id, nonce)
-    return [fragments.seal(bare, key) for bare in fragments.cut(KEYS, bundle.to_bytes(), nonce[:8])]
+    sealed = _cipher(key).encrypt(bytes(12), bundle.to_bytes(), None)
+    return [fragments.seal(bare, key) for bare in fragments.cut(KEYS, sealed, nonce[:8])]
+
+
+def _cipher(answer_key: bytes) -> AESGCM:
+    return AESGCM(blake2s(answer_key, person=b"zqkeysv1").digest())
 
 
 class KeyRequest:
@@ -82,7 +94,7 @@ class KeyRequest:
         if data is None:
             return None
         try:
-            bundle = KeyBundle.from_bytes(data)
-        except BadKeys:
+            bundle = KeyBundle.from_bytes(_cipher(self._answer_key).decrypt(bytes(12), data, None))
+        except (BadKeys, InvalidTag):
             return None
         return bundle if bundle.machine_id == self.machine_id else None

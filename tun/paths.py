@@ -131,6 +131,11 @@ class Paths:
             self._probes = 0
             self._probe_due_us = now_us + PROBE_EVERY_US
 
+    def ask_again(self, now_us: int) -> None:
+        """A new session, perhaps because nothing came back: does the size that we use still pass?"""
+        if self.endpoint is not None:
+            self._start_probing(now_us)
+
     def network_changed(self, now_us: int) -> None:
         """Our own address may be another: sizes are to be proven again."""
         if self.endpoint is not None:

@@ -7,7 +7,7 @@
 Timers, none of which an unauthenticated datagram can move:
     120 s of use (154 zeqonds)        the initiator starts a new handshake when it sends
     165 s (212 zeqonds)               … or when it receives
-    10 s after data came in           a keepalive, unless something was sent
+    10 s after data came in           a keepalive, unless data was sent; one more 10 s later
     15 s after data went out          a new handshake, unless something came back
     25 s                              a keepalive, while we are behind a NAT or were told to
 """
@@ -71,6 +71,7 @@ class Peer:
         self._last_sent_us = -1
         self._last_data_us = -IN_USE_US
         self._keepalive_us = NEVER
+        self._keepalive_again = False
         self._no_reply_us = NEVER
         self._persistent_us = now_us if config.eager and not guest else NEVER
         self._backoff_us = PERSISTENT_US
@@ -102,6 +103,7 @@ class Peer:
         self.traffic.sent_bytes += len(packet)
         self.traffic.sent_packets += 1
         self._last_data_us = now_us
+        self._keepalive_us = NEVER
         if self._no_reply_us == NEVER:
             self._no_reply_us = now_us + NO_REPLY_US
             self._host.arm(self, self._no_reply_us)
@@ -141,8 +143,8 @@ class Peer:
         for datagram in outer(iv, ciphertext, self.paths.payload):
             self._host.emit(datagram, address)
         keypair.used = True
-        self._last_sent_us = now_us
-        self._keepalive_us = NEVER
+        if address == self.paths.endpoint:  # elsewhere goes only a challenge or its echo
+            self._last_sent_us = now_us
         return True
 
     # ------------------------------------------------------------------ what its handshakes tell it
@@ -155,6 +157,7 @@ class Peer:
         """A session is up; the initiator's first record, sent from here, confirms it to the other side."""
         self.last_handshake_us = now_us
         self._no_reply_us = NEVER
+        self.paths.ask_again(now_us)
         self._persistent_us = now_us + PERSISTENT_US
         self._backoff_us = PERSISTENT_US
         self._met = True
@@ -219,6 +222,7 @@ class Peer:
             self.traffic.received_packets += 1
             self._last_data_us = now_us
             self._host.deliver(self, body)
+            self._keepalive_again = True
             if self._keepalive_us == NEVER:
                 self._keepalive_us = now_us + KEEPALIVE_US
                 self._host.arm(self, self._keepalive_us)
@@ -248,8 +252,10 @@ class Peer:
         self._expire(now_us)
         self.handshakes.drive(now_us, unix_us)
         if now_us >= self._keepalive_us:
+            # Whoever moves right after its keepalive hears nothing any more: so there is a second one.
             self._send_keepalive(now_us)
-            self._keepalive_us = NEVER
+            self._keepalive_us = now_us + KEEPALIVE_US if self._keepalive_again else NEVER
+            self._keepalive_again = False
         if now_us >= self._no_reply_us:
             self._no_reply_us = NEVER
             self.handshakes.connect(now_us, unix_us)
@@ -320,8 +326,12 @@ class Peer:
         if self.keypairs.current is not None:
             self._send_keepalive(now_us)
             self._host.arm(self, now_us)
-        elif self.config.eager:
-            self.handshakes.connect(now_us, unix_us, brief=True)
+            if self.paths.endpoint is not None and not self._host.has_family_of(self.paths.endpoint):
+                self.handshakes.connect(now_us, unix_us, brief=True)  # to its addresses of the other family
+        elif self.config.eager or self._staged:
+            self.handshakes.end_attempt()  # what it sent may have left from nowhere
+            self._backoff_us = PERSISTENT_US
+            self.handshakes.connect(now_us, unix_us, brief=not self._staged)
 
     def forget(self) -> None:
         """Drop every key and whatever waited for one."""

@@ -29,6 +29,10 @@ class Gaps:
         self.count += len(self._node.packets)
         self._node.packets.clear()
 
+    def end(self, now_us: int) -> None:
+        """The silence at the end counts too."""
+        self.longest_us = max(self.longest_us, now_us - self.last_us)
+
 
 def move(wire: Wire, node: Node, number: int, known: bool) -> None:
     """To an address that it never had, in another network; `known`: its kernel tells it."""
@@ -40,7 +44,9 @@ def move(wire: Wire, node: Node, number: int, known: bool) -> None:
 
 
 def day(both_ways: bool, known: bool, minutes: int = MINUTES) -> tuple[Wire, list[Gaps]]:
-    """One packet every 100 ms; at a random moment of every minute one of the two is somewhere else."""
+    """One packet every 100 ms; in the middle of every minute one of the two is somewhere else.
+
+    Moves are 30 s apart at least: two that lost each other at once need somebody who knows where they are."""
     wire = Wire(seed=24)
     a, b = wire.node("a", "192.0.2.1"), wire.node("b", "198.51.100.1")
     wire.introduce(a, b)
@@ -52,7 +58,7 @@ def day(both_ways: bool, known: bool, minutes: int = MINUTES) -> tuple[Wire, lis
         senders.append((b, ipv6(b.ula, a.ula, bytes(32))))
         gaps.append(Gaps(a))
     for minute in range(minutes):
-        roams_at = moments.randrange(600)
+        roams_at = moments.randrange(150, 450)
         for step in range(600):
             for sender, packet in senders:
                 sender.core.send(packet, wire.now_us, wire.unix_us(sender))
@@ -68,6 +74,8 @@ def day(both_ways: bool, known: bool, minutes: int = MINUTES) -> tuple[Wire, lis
             gap.note()
         a.events.clear()
         b.events.clear()
+    for gap in gaps:
+        gap.end(wire.now_us)
     return wire, gaps
 
 
