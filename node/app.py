@@ -24,7 +24,7 @@ from crypto.kem import RealPrimitives
 from node import control, identity_store, logs, systemd
 from node.config import Config
 from node.context import Context
-from node.errors import UserError
+from node.errors import StorageFailed, UserError
 from node.files import make_private_directory
 from node.invitations import Invitations
 from node.joining import Joining
@@ -222,9 +222,15 @@ class _Node:
     async def _handle_events(self) -> None:
         async for event in self._event_stream:
             if isinstance(event, Introduced):
-                await self._invitations.introduced(event)
+                await self._introduce(event)
             else:
                 await self._peers.handle(event)
+
+    async def _introduce(self, event: Introduced) -> None:
+        try:
+            await self._invitations.introduced(event)
+        except StorageFailed as error:  # it introduces itself again, five times and at its next try
+            log.warning("a machine with an invitation could not be let in", error=error)
 
     def _network_changed(self) -> None:
         self._changed.set()

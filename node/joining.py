@@ -14,7 +14,7 @@ import trio
 from crypto.identity import KeyBundle
 from node.context import Context
 from node.errors import Refused, Unreachable, Usage, UserError
-from node.invitation import Invitation, InvitationExpired, parse
+from node.invitation import Invitation, InvitationDamaged, InvitationExpired, parse
 from node.logs import Log
 from node.peers import unix_now
 from node.resolve import resolve
@@ -51,7 +51,7 @@ class Joining:
         except Unreachable as error:
             await self._store.call(Store.set_pending_error, text, str(error))
             raise
-        except Refused:
+        except (Refused, InvitationDamaged):
             await self._store.call(Store.remove_pending, text)
             raise
         await self._store.call(Store.remove_pending, text)
@@ -81,6 +81,7 @@ class Joining:
             raise
         finally:
             del self._joining[machine_id]
+            self._core.end_join(machine_id)
 
     def _row(self, bundle: KeyBundle, invitation: Invitation) -> PeerRow:
         """Of a machine that we know already, whose owner has forgotten us, what was chosen here stays."""
@@ -139,14 +140,18 @@ class Joining:
         while True:
             for pending in await self._store.call(Store.pending):
                 try:
-                    row = await self.join(pending.invitation, _log_progress)
-                    log.info("joined", peer=row.name)
-                except InvitationExpired as error:
-                    await self._store.call(Store.remove_pending, pending.invitation)
-                    log.warning("join given up", error=error)
+                    await self._retry(pending.invitation)
                 except UserError as error:
                     log.warning("join not finished", error=error)
             await trio.sleep(RETRY_SECONDS)
+
+    async def _retry(self, text: str) -> None:
+        try:
+            row = await self.join(text, _log_progress)
+            log.info("joined", peer=row.name)
+        except InvitationExpired as error:
+            await self._store.call(Store.remove_pending, text)
+            log.warning("join given up", error=error)
 
     def _hello(self, machine_id: bytes) -> Hello:
         token = self._joining.get(machine_id, bytes(TOKEN_BYTES))

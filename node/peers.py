@@ -8,7 +8,7 @@ store row  ◀──▶  Peers  ──▶  core.add_peer, routes
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
@@ -17,7 +17,7 @@ import trio
 
 from crypto.identity import KeyBundle, fingerprint, slug, ula
 from node.config import Config, PeerOptions
-from node.errors import Usage
+from node.errors import StorageFailed, Usage
 from node.invitation import clean_name
 from node.logs import Log
 from node.resolve import resolve
@@ -244,7 +244,7 @@ class Peers:
             return
         if not event.initiator:
             row = replace(row, last_clock=event.clock_us)
-            await self._store.call(Store.set_clock, event.machine_id, event.clock_us)
+            await self._note(lambda store: store.set_clock(event.machine_id, event.clock_us))
             self.rows[event.machine_id] = row
         self._log("connected", event.machine_id, endpoint=_text(event.address))
         if event.address is not None:
@@ -254,7 +254,14 @@ class Peers:
         row, endpoint = self.rows.get(machine_id), addresses.text(address)
         if row is not None and row.last_endpoint != endpoint:
             self.rows[machine_id] = replace(row, last_endpoint=endpoint)
-            await self._store.call(Store.set_last_endpoint, machine_id, endpoint)
+            await self._note(lambda store: store.set_last_endpoint(machine_id, endpoint))
+
+    async def _note(self, change: Callable[[Store], None]) -> None:
+        """Keep what only the next start needs; a full disk costs that, and not the node."""
+        try:
+            await self._store.call(change)
+        except StorageFailed as error:
+            log.warning("not kept for the next start", error=error)
 
     def why_not(self, machine_id: bytes) -> str:
         """Why this peer is not reached, as far as is known now."""

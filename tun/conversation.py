@@ -10,7 +10,7 @@ from tun.addresses import Address
 from tun.control import Bye, Hello, Ping, Pong, Refused, Welcome
 from tun.events import Disconnected, Introduced, Ponged, TurnedAway, Welcomed
 from tun.frames import Kind
-from tun.host import NO_TOKEN_ID, Host
+from tun.host import Host
 from tun.paths import NEVER
 
 if TYPE_CHECKING:
@@ -70,10 +70,11 @@ class Conversation:
                 self._host.event(Introduced(peer.machine_id, peer.config.bundle, message, where))
             case Welcome(name):
                 if peer.config.token:
-                    peer.config.token, peer.config.token_id, self.hello_us = b"", NO_TOKEN_ID, NEVER
+                    peer.drop_token()
                     self._host.event(Welcomed(peer.machine_id, name))
             case Refused(reason):
                 if peer.config.token:
+                    peer.drop_token()
                     peer.forget()
                     self._host.event(TurnedAway(peer.machine_id, None, reason))
             case Ping(number):

@@ -123,6 +123,11 @@ class TunnelCore:
         self.arm(peer, now_us)
         return name
 
+    def end_join(self, machine_id: bytes) -> None:
+        """Nobody waits any more for what comes of the token that this peer was added with."""
+        if machine_id in self.peers:
+            self.peers[machine_id].drop_token()
+
     def remove_peer(self, machine_id: bytes, now_us: int, unix_us: int) -> None:
         """Say goodbye, drop its keys and its addresses; its local IPv4 name stays its own."""
         peer = self.peers.pop(machine_id, None) or self.guests.pop(machine_id, None)

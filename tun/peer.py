@@ -26,7 +26,7 @@ from tun.conversation import Conversation
 from tun.events import Connected, Disconnected, Roamed
 from tun.frames import HEAD_BYTES, OVERHEAD_BYTES, PACKET_PREFIX, PREFIX_BYTES, SPAN, Kind, inner, outer
 from tun.handshakes import Handshakes
-from tun.host import Host, PeerConfig
+from tun.host import NO_TOKEN_ID, Host, PeerConfig
 from tun.keypairs import Keypair, Keypairs
 from tun.paths import NEVER, Ask, Paths
 
@@ -78,7 +78,10 @@ class Peer:
         self._met = False  # there was a session since the start
 
     def reconfigure(self, config: PeerConfig, now_us: int) -> None:
-        """Its owner has other words for it, or a guest becomes a peer; a session that is up stays."""
+        """Its owner has other words for it, or a guest becomes a peer; a session that is up stays, and so
+        does the token of a join that is under way."""
+        if not config.token:
+            config.token, config.token_id = self.config.token, self.config.token_id
         self.config, self.guest = config, False
         if self.keypairs.current is None:
             self.handshakes.end_attempt()  # it was made of the old words: addresses, token
@@ -86,6 +89,11 @@ class Peer:
             self._persistent_us = now_us if config.eager else NEVER
         elif config.token:
             self.conversation.introduce(now_us)
+
+    def drop_token(self) -> None:
+        """It is redeemed, or never will be: it is not shown again."""
+        self.config.token, self.config.token_id = b"", NO_TOKEN_ID
+        self.conversation.hello_us = NEVER
 
     # ------------------------------------------------------------------ sending
 

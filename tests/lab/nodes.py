@@ -9,16 +9,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +38,7 @@ T = TypeVar("T")
 Sections = Mapping[str, Mapping[str, object]]
 COMMAND = (sys.executable, "-m", "node")
 START_SECONDS = 20.0
+NOBODY = 65534  # uid and gid
 _NO_TUN = userns.available()
 needs_tun = pytest.mark.skipif(_NO_TUN is not None, reason=_NO_TUN or "")
 
@@ -54,8 +56,8 @@ def eventually(check: Callable[[], T], seconds: float, what: str) -> T:
 class Node:
     """A node in a host: its configuration, its state directory, and its process while it runs.
 
-    sections: of the configuration, as {"interface": {"mtu": 1280}, "peers.home": {…}}. prefix: a command
-    that runs the node's. seen: the state directory as this process reaches it, where that is another path.
+    sections: of the configuration, as {"interface": {"mtu": 1280}, "peers.home": {…}}. command: what stands
+    for `zeqnode`. seen: the state directory as this process reaches it, where that is another path.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Node:
         *,
         state: Path | None = None,
         seen: Path | None = None,
-        prefix: Sequence[str] = (),
+        command: Sequence[str] = COMMAND,
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.host = host
@@ -74,7 +76,7 @@ class Node:
         self.config = folder / f"{host.name}.toml"
         self.log = folder / f"{host.name}.log"
         self._seen = seen or self.state
-        self._prefix = tuple(prefix)
+        self._command = tuple(command)
         self._env = dict(env or {})
         self._process: subprocess.Popen[bytes] | None = None
         self.configure(sections or {})
@@ -93,7 +95,7 @@ class Node:
 
     def launch(self) -> None:
         """Start it and do not wait."""
-        argv = [*self._prefix, *COMMAND, "run", "--config", str(self.config)]
+        argv = [*self._command, "run", "--config", str(self.config)]
         self._process = self.host.popen(argv, log=self.log, env=self._environment())
 
     def start(self) -> Node:
@@ -105,10 +107,10 @@ class Node:
     def wait_ready(self) -> None:
         eventually(self._answers, START_SECONDS, f"{self.host.name} runs; its log: {self.said()}")
 
-    def run_to_end(self, *words: str, timeout: float = START_SECONDS) -> subprocess.CompletedProcess[str]:
-        """`zeqnode WORDS` with this node's configuration (and prefix and environment), to its end."""
-        argv = [*self._prefix, *COMMAND, *words, "--config", str(self.config)]
-        return self.host.run(argv, check=False, timeout=timeout, env=self._environment())
+    def command(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """`zeqnode WORDS` for this node, to its end; `variables` go into its environment."""
+        argv = [*self._command, *words, "--config", str(self.config)]
+        return self.host.run(argv, check=False, env=self._environment() | variables)
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -125,6 +127,18 @@ class Node:
         code = self.process.wait(timeout)
         assert code == 0, self.said()
         return time.monotonic() - started
+
+    def __enter__(self) -> Node:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Whatever the test found, it does not run on; and if all was well, its end is too."""
+        if kind is None:
+            self.stop()
+        elif self._process is not None:
+            self.kill()
 
     def kill(self) -> None:
         """kill -9."""
@@ -301,22 +315,80 @@ def transfer(source: Node, target: Node, family: int, size: int, seconds: float 
 # ---------------------------------------------------------------------- places
 
 
-@contextlib.contextmanager
-def small_disk(size: str) -> Iterator[tuple[Path, tuple[str, ...], Path]]:
-    """A tmpfs of `size` ("1m"), in a mount namespace of its own that lives as long as the block.
+_AS_NOBODY = """
+set -e
+mount -t tmpfs -o mode=755 tmpfs /mnt
+mkdir /mnt/python /mnt/packages /mnt/repository
+mount --bind "$1" /mnt/python
+mount --bind "$2" /mnt/packages
+mount --bind "$3" /mnt/repository
+mknod -m 666 /mnt/tun c 10 200
+mount --bind /mnt/tun /dev/net/tun
+caps="-all$4"
+program="/mnt/python/$5"
+shift 5
+export PYTHONPATH=/mnt/repository:/mnt/packages LD_LIBRARY_PATH=/mnt/python/lib
+cd /
+exec setpriv --reuid 65534 --regid 65534 --clear-groups \\
+    --inh-caps "$caps" --ambient-caps "$caps" --bounding-set "$caps" -- "$program" -m node "$@"
+"""
 
-    Gives its path inside, the command prefix that runs a program inside, and its path from outside."""
-    folder = Path(tempfile.mkdtemp(prefix="zeqnode-disk-"))
-    script = f"mount -t tmpfs -o size={size},mode=700 tmpfs {folder} && echo ready && exec cat"
-    holder = subprocess.Popen(
-        ["unshare", "--mount", "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"ready\n"
-        prefix = ("nsenter", f"--mount=/proc/{holder.pid}/ns/mnt", "--")
-        yield folder, prefix, Path(f"/proc/{holder.pid}/root{folder}")
-    finally:
-        with holder:  # closes its input, which ends it, and waits
-            holder.terminate()
-        shutil.rmtree(folder)
+
+def as_nobody(capability: str = "") -> tuple[str, ...]:
+    """`zeqnode` as an ordinary user with this capability ("net_admin") and no other, for `Node(command=)`.
+
+    This Python may lie in root's home, and /dev/net/tun be root's: the user gets mounts of them. Skips the
+    test where that cannot be."""
+    if not maps_uid(NOBODY):
+        pytest.skip("a user namespace with one user has no ordinary users")
+    folders = (sys.base_prefix, sysconfig.get_path("purelib"), str(Path(__file__).parents[2]))
+    for folder in folders:
+        if os.stat(folder).st_mode & 0o5 != 0o5:
+            pytest.skip(f"{folder} is closed to ordinary users")
+    program = Path(os.path.realpath(sys.executable)).relative_to(os.path.realpath(sys.base_prefix))
+    capabilities = f",+{capability}" if capability else ""
+    return ("unshare", "--mount", "sh", "-c", _AS_NOBODY, "sh", *folders, capabilities, str(program))
+
+
+def maps_uid(uid: int) -> bool:
+    """Whether this user namespace has that user."""
+    ranges = (map(int, line.split()) for line in Path("/proc/self/uid_map").read_text().splitlines())
+    return any(first <= uid < first + count for first, _, count in ranges)
+
+
+class SmallDisk:
+    """A tmpfs of `size` ("2m"), in a mount namespace of its own, between `with` and the end of its block.
+
+    path: where it is inside; command: `zeqnode` inside; seen: where it is for everybody else."""
+
+    def __init__(self, size: str) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="zeqnode-disk-"))
+        mount = f"mount -t tmpfs -o size={size},mode=700 tmpfs {self.path} && echo ready && exec cat"
+        self._holder = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c", mount], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self._holder.stdout is not None
+        assert self._holder.stdout.readline() == b"ready\n"
+        self.command = ("nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", "--", *COMMAND)
+        self.seen = Path(f"/proc/{self._holder.pid}/root{self.path}")
+
+    def __enter__(self) -> SmallDisk:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._holder:  # closes its input, which ends it, and waits
+            self._holder.terminate()
+        self.path.rmdir()
+
+    def fill(self) -> None:
+        """Take all the space that is left."""
+        left = os.statvfs(self.seen)
+        with (self.seen / "ballast").open("ab", buffering=0) as file:
+            if left.f_bavail:
+                os.posix_fallocate(file.fileno(), file.tell(), left.f_bavail * left.f_bsize)
+
+    def free(self) -> None:
+        """Give it back."""
+        (self.seen / "ballast").unlink()
