@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_network
 from pathlib import Path
 
@@ -51,13 +52,17 @@ async def run(config: Config) -> None:
     """Until SIGTERM or SIGINT. Raises UserError with a sentence where it cannot start or go on."""
     state = config.node.state
     try:
-        make_private_directory(state)
-        with state_lock(state):
-            keys = await trio.to_thread.run_sync(_identity, state)
-            async with open_store(state / "node.db") as store:
-                await _run(config, keys, store)
-    except* (TunError, UserError) as group:
-        raise _first(group) from None
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            make_private_directory(state)
+            with state_lock(state):
+                keys = await trio.to_thread.run_sync(_identity, state)
+                async with open_store(state / "node.db") as store:
+                    await _run(config, keys, store, signals)
+    except (TunError, BaseExceptionGroup) as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        raise sentence from error
 
 
 def _identity(state: Path) -> MachineKeys:
@@ -69,14 +74,16 @@ def _identity(state: Path) -> MachineKeys:
     return keys
 
 
-def _first(group: BaseExceptionGroup[Exception]) -> UserError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error if isinstance(error, UserError) else UserError(str(error))
+def _sentence(error: BaseException) -> UserError | None:
+    """What a person is told of the first error of ours in a group; None for a fault of the program."""
+    if isinstance(error, BaseExceptionGroup):
+        return next(filter(None, map(_sentence, error.exceptions)), None)
+    if isinstance(error, TunError):
+        return UserError(str(error))
+    return error if isinstance(error, UserError) else None
 
 
-async def _run(config: Config, keys: MachineKeys, store: AsyncStore) -> None:
+async def _run(config: Config, keys: MachineKeys, store: AsyncStore, signals: AsyncIterator[int]) -> None:
     state = config.node.state
     journal = state / "network.json"
     for line in await undo_leftovers(journal):
@@ -86,7 +93,7 @@ async def _run(config: Config, keys: MachineKeys, store: AsyncStore) -> None:
         device = LinuxTun(config.interface.name)
         try:
             async with Network(device.name, journal) as network:
-                await _Node(config, keys, store, udp, device, network).run()
+                await _Node(config, keys, store, udp, device, network).run(signals)
         finally:
             device.close()
     finally:
@@ -114,8 +121,9 @@ class _Node:
         self._hosts: list[str] = []
         self._events, self._event_stream = trio.open_memory_channel[Event](float("inf"))
         self._changed = trio.Event()
+        self._started = False
 
-    async def run(self) -> None:
+    async def run(self, signals: AsyncIterator[int]) -> None:
         config = self._config
         lookup_secret = await self._lookup_secret()
         pool = Pool(config.interface.ipv4_pool)
@@ -148,26 +156,29 @@ class _Node:
         self._status = Status(context, self._invitations)
         operations = Operations(context, self._invitations, self._joining, self._status)
         await self._update_hosts()
-        await self._serve(operations)
+        await self._serve(operations, signals)
 
-    async def _serve(self, operations: Operations) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-            async with trio.open_nursery() as inner:
-                await inner.start(self._engine.run)
-                async with trio.open_nursery() as outer:
-                    outer.start_soon(self._handle_events)
-                    await self._invitations.load()
-                    await self._peers.load()
-                    await outer.start(
-                        control.serve, self._config.node.state / control.SOCKET_NAME, operations.handle
-                    )
-                    await outer.start(watch_changes, {self._device.name}, self._network_changed)
-                    outer.start_soon(self._follow_network)
-                    outer.start_soon(self._joining.retry_pending)
-                    self._announce()
-                    await self._obey(signals)
-                    outer.cancel_scope.cancel()
-                inner.cancel_scope.cancel()
+    async def _serve(self, operations: Operations, signals: AsyncIterator[int]) -> None:
+        async with trio.open_nursery() as inner:
+            await inner.start(self._engine.run)
+            async with trio.open_nursery() as outer:
+                outer.start_soon(self._start, operations, outer)
+                await self._obey(signals)
+                outer.cancel_scope.cancel()
+            inner.cancel_scope.cancel()
+
+    async def _start(self, operations: Operations, services: trio.Nursery) -> None:
+        """Beside the signals: a name server that does not answer must not keep the node from stopping."""
+        services.start_soon(self._handle_events)
+        await self._invitations.load()
+        await self._peers.load()
+        socket_path = self._config.node.state / control.SOCKET_NAME
+        await services.start(control.serve, socket_path, operations.handle)
+        await services.start(watch_changes, {self._device.name}, self._network_changed)
+        services.start_soon(self._follow_network)
+        services.start_soon(self._joining.retry_pending)
+        self._announce()
+        self._started = True
 
     async def _obey(self, signals: AsyncIterator[int]) -> None:
         """SIGHUP reloads, the others end the node."""
@@ -176,9 +187,10 @@ class _Node:
                 systemd.stopping()
                 log.info("stopping", signal=signal.Signals(number).name)
                 return
-            systemd.reloading()
-            await self._reload()
-            self._announce()
+            if self._started:
+                systemd.reloading()
+                await self._reload()
+                self._announce()
 
     async def _reload(self) -> None:
         """Take up what can be changed while running; a configuration that is wrong changes nothing."""
@@ -187,11 +199,13 @@ class _Node:
         except UserError as error:
             log.warning("configuration not reloaded", error=error)
             return
-        if (config.listen.port, config.listen.address) != (
-            self._config.listen.port,
-            self._config.listen.address,
-        ) or config.interface != self._config.interface:
-            log.warning("a changed port, address or interface takes a restart")
+        kept = self._config  # what only a start takes up
+        config = replace(config, node=replace(config.node, state=kept.node.state))
+        if (config.interface, config.mesh) != (kept.interface, kept.mesh) or (
+            (config.listen.port, config.listen.address) != (kept.listen.port, kept.listen.address)
+        ):
+            log.warning("a changed port, listening address, interface or mesh takes a restart")
+        config = replace(config, interface=kept.interface, mesh=kept.mesh)
         self._config = self._context.config = config
         logs.set_up(config.node.log, config.node.log_format, os.environ)
         await self._peers.reload(config)

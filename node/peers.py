@@ -55,10 +55,11 @@ class Peers:
         """All peers of the store into the core; the enabled ones are called at once."""
         rows = await self._store.call(Store.peers)
         self._core.pool.load({row.machine_id: IPv4Address(row.ipv4) for row in rows if row.ipv4})
-        for row in rows:
-            self.rows[row.machine_id] = row
-            if row.enabled:
-                await self.start(row)
+        self.rows = {row.machine_id: row for row in rows}
+        async with trio.open_nursery() as nursery:  # some names may be slow to look up
+            for row in rows:
+                if row.enabled:
+                    nursery.start_soon(self.start, row)
 
     async def start(self, row: PeerRow, token: bytes = b"", token_id: bytes = bytes(16)) -> None:
         """Let the core have the peer, and route its networks."""
