@@ -25,7 +25,7 @@ demo: setup-demo ## watch two machines find a tunnel, move a file through it, ro
 	@"$(BIN)/zeqnode" demo
 
 test: setup-test lint install-check ## everything that must hold: lint, types, layers, tests (15 min on 2 cores)
-	@"$(BIN)/python" -m pytest -m "not soak" $(PYTEST_ARGS)
+	@"$(BIN)/python" -m simulations.lab pytest $(PYTEST_ARGS)
 
 lint: setup-test ## ruff, mypy --strict and the layers alone
 	@"$(BIN)/ruff" check --quiet .
@@ -37,8 +37,8 @@ lint: setup-test ## ruff, mypy --strict and the layers alone
 bench: setup-demo ## what the cryptography costs on this machine
 	@"$(BIN)/zeqnode" bench
 
-soak: setup-test ## the long tests, with many more random examples (hours)
-	@HYPOTHESIS_PROFILE=soak "$(BIN)/python" -m pytest -m soak -o timeout=14400 $(PYTEST_ARGS)
+soak: setup-test ## the same tests, ten times as long and with many more random examples (hours)
+	@HYPOTHESIS_PROFILE=soak "$(BIN)/python" -m simulations.lab pytest -o timeout=14400 $(PYTEST_ARGS)
 
 install: ## put zeqnode into /opt/zeqnode, its command into /usr/local/bin, and a systemd unit (as root)
 	@.ci/install "$(PYTHON)"

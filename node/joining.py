@@ -106,12 +106,13 @@ class Joining:
         await progress(f"asking {', '.join(map(addresses.text, where))} for its keys")
         self._core.request_keys(invitation.machine_id, invitation.lookup_secret, where, boot_us())
         self._engine.poke()
-        async for event in watcher:
-            match event:
-                case events.KeysArrived(bundle) if bundle.machine_id == invitation.machine_id:
-                    return bundle
-                case events.KeysMissing(machine_id) if machine_id == invitation.machine_id:
-                    break
+        with trio.move_on_after(JOIN_SECONDS):
+            async for event in watcher:
+                match event:
+                    case events.KeysArrived(bundle) if bundle.machine_id == invitation.machine_id:
+                        return bundle
+                    case events.KeysMissing(machine_id) if machine_id == invitation.machine_id:
+                        break
         raise Unreachable(
             f"{invitation.name or 'the inviting machine'} does not answer at {places}: see that its node "
             "runs and that its UDP port can be reached from here (a router in front of it must forward it); "

@@ -235,7 +235,7 @@ class Peers:
             try:
                 watcher.send_nowait(event)
             except (trio.WouldBlock, trio.BrokenResourceError):
-                self._watchers.discard(watcher)
+                continue  # who waits for an event also waits no longer than so many seconds
 
     async def _connected(self, event: events.Connected) -> None:
         row = self.rows.get(event.machine_id)

@@ -30,6 +30,7 @@ from crypto.session import (
     Lane,
     Session,
 )
+from tests.scale import seconds, times
 
 EPOCH_US = EPOCH_ZEQONDS * ZEQOND_US
 REJECT_US = REJECT_ZEQONDS * ZEQOND_US
@@ -506,9 +507,10 @@ def check_forgotten(sessions: tuple[Session, Session], secrets: list[bytes], now
     assert not gone & {cipher.key for cipher in Recorder.living}
 
 
-SESSIONS = 2600
+SESSIONS = times(2600)
 
 
+@pytest.mark.timeout(seconds(120))
 def test_ratchet_over_2600_sessions_and_10000_epochs(recorder: type[Recorder]) -> None:
     """Loss, copies and reordering across every epoch border; old keys are gone from the object graph."""
     noise = random.Random(2600)

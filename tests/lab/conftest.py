@@ -18,7 +18,7 @@ UdpSocket = Callable[..., socket.socket]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reason = userns.available(tun=False)
     if reason is None and not userns.privileged():
-        reason = "run as root, or as `unshare --user --map-root-user --net pytest tests/lab`"
+        reason = "run as root, or by `make test`, or as `python -m simulations.lab pytest tests/lab`"
     for item in items:
         if reason and item.get_closest_marker("lab"):
             item.add_marker(pytest.mark.skip(reason=reason))

@@ -9,21 +9,27 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tests.scale import seconds, times
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def drive(*arguments: str) -> Any:
     command = [sys.executable, "-W", "error", str(Path(__file__).with_name("crash_driver.py")), *arguments]
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=90)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=seconds(90))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
+@pytest.mark.timeout(seconds(120))
 def test_killed_200_times_at_random_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
-    counts = drive("rounds", str(tmp_path), "20261120", "200")
-    assert counts["rounds"] == 200
-    assert counts["acks"] > 200
+    rounds = times(200)
+    counts = drive("rounds", str(tmp_path), "20261120", str(rounds))
+    assert counts["rounds"] == rounds
+    assert counts["acks"] > rounds
     assert counts["without_identity"] > 0
 
 

@@ -7,8 +7,9 @@ import random
 import pytest
 
 from tests.pair import SECOND, Node, Wire, at, ipv6
+from tests.scale import seconds, times
 
-MINUTES = 24 * 60
+MINUTES = times(24 * 60)
 EVERY_US = SECOND // 10
 KEEPALIVE = 10.0
 
@@ -79,14 +80,14 @@ def day(both_ways: bool, known: bool, minutes: int = MINUTES) -> tuple[Wire, lis
     return wire, gaps
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(seconds(400))
 def test_traffic_both_ways_never_stops_for_a_second() -> None:
     _, gaps = day(both_ways=True, known=True)
     assert [gap.longest_us < SECOND for gap in gaps] == [True, True], [gap.longest_us for gap in gaps]
     assert all(gap.count > 0.999 * MINUTES * 600 for gap in gaps), [gap.count for gap in gaps]
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(seconds(400))
 def test_traffic_one_way_never_stops_for_longer_than_a_keepalive() -> None:
     """Nobody tells the machine that moved; only its next keepalive shows where it is now."""
     wire, [gap] = day(both_ways=False, known=False)

@@ -22,6 +22,7 @@ import pytest
 from crypto.identity import MachineKeys, ula
 from crypto.kem import RealPrimitives
 from tests.pair import ipv6
+from tests.scale import seconds, times
 from tun.addresses import MAPPED, Address
 from tun.core import TunnelCore
 from tun.engine import SOL_UDP, UDP_SEGMENT, boot_us, unix_us
@@ -32,7 +33,7 @@ from tun.keyrequest import KeyRequest
 
 ROOT = Path(__file__).parents[2]
 NODE = "127.90.0.1"
-DATAGRAMS = 1_000_000
+DATAGRAMS = times(1_000_000)
 MEMORY = 16 * 2**20
 LOOKUP = bytes(range(16))
 MAX_TRAIN = 64
@@ -304,7 +305,7 @@ def in_touch(client: Client, patience: float = 10) -> None:
     assert client.ponged()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(seconds(300))
 def test_a_million_datagrams_of_strangers(stack: ExitStack) -> None:
     noise = random.Random(10**6)
     keys, *people = [MachineKeys.generate(noise.randbytes) for _ in range(5)]
