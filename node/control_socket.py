@@ -73,6 +73,7 @@ def listen(path: Path) -> socket.socket:
             with contextlib.suppress(PermissionError):  # not in the group ourselves: then root and we only
                 os.chown(path, -1, group)
                 path.chmod(0o660)
+                _let_through(path.parent, group)
     except OSError as error:
         server.close()
         raise storage_error(error, path) from error
@@ -80,6 +81,13 @@ def listen(path: Path) -> socket.socket:
         server.close()
         raise
     return server
+
+
+def _let_through(directory: Path, group: int) -> None:
+    """The group may pass a state directory that was only ours, not list it; what is secret in it is 0600."""
+    if stat.S_IMODE(directory.stat().st_mode) == 0o700:
+        os.chown(directory, -1, group)
+        directory.chmod(0o710)
 
 
 def remove(path: Path) -> None:

@@ -162,6 +162,17 @@ async def test_the_group_may_open_it_where_there_is_one(path: Path, monkeypatch:
         assert os.stat(path).st_gid == control_socket.group_id()
 
 
+@needs_root
+async def test_the_group_passes_a_state_directory_that_was_closed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_socket, "GROUP", "nogroup")
+    path.parent.chmod(0o700)
+    async with serving(path):
+        assert mode_of(path.parent) == 0o710
+        assert os.stat(path.parent).st_gid == control_socket.group_id()
+
+
 async def test_a_state_directory_may_lie_deep(tmp_path: Path) -> None:
     deep = tmp_path.joinpath(*["a-very-long-directory-name"] * 6)
     deep.mkdir(parents=True)
