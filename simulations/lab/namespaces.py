@@ -116,7 +116,7 @@ class Namespace:
 
         try:
             return self.call(spawn)
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):  # the latter: a folder of PATH is closed to us
             raise UnavailableError(
                 f"`{argv[0]}` is not there: check the name, or install it (the laboratory itself needs the "
                 "Debian packages iproute2, nftables and ethtool)."

@@ -33,12 +33,12 @@ from node.errors import NotRunning, UserError
 from simulations.lab import reaper, userns
 from simulations.lab.lab import Host
 from simulations.lab.namespaces import Namespace
+from tests.rights import NOBODY, maps_uid
 
 T = TypeVar("T")
 Sections = Mapping[str, Mapping[str, object]]
 COMMAND = (sys.executable, "-m", "node")
 START_SECONDS = 20.0
-NOBODY = 65534  # uid and gid
 _NO_TUN = userns.available()
 needs_tun = pytest.mark.skipif(_NO_TUN is not None, reason=_NO_TUN or "")
 
@@ -348,12 +348,6 @@ def as_nobody(capability: str = "") -> tuple[str, ...]:
     program = Path(os.path.realpath(sys.executable)).relative_to(os.path.realpath(sys.base_prefix))
     capabilities = f",+{capability}" if capability else ""
     return ("unshare", "--mount", "sh", "-c", _AS_NOBODY, "sh", *folders, capabilities, str(program))
-
-
-def maps_uid(uid: int) -> bool:
-    """Whether this user namespace has that user."""
-    ranges = (map(int, line.split()) for line in Path("/proc/self/uid_map").read_text().splitlines())
-    return any(first <= uid < first + count for first, _, count in ranges)
 
 
 class SmallDisk:

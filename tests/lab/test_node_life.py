@@ -18,7 +18,6 @@ import pytest
 from node.errors import Refused, Unreachable, UserError
 from simulations.lab.lab import Lab
 from tests.lab.nodes import (
-    NOBODY,
     Node,
     Sections,
     as_nobody,
@@ -29,6 +28,7 @@ from tests.lab.nodes import (
     reaches,
     refusal,
 )
+from tests.rights import NOBODY
 
 pytestmark = [pytest.mark.lab, needs_tun]
 

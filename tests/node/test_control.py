@@ -20,9 +20,7 @@ from trio.testing import MockClock
 from node import control, control_socket
 from node.control import Handler, Progress
 from node.errors import NotRunning, Refused, StorageFailed, Unreachable, Usage, UserError
-
-NOBODY = 65534
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user or group")
+from tests.rights import NOBODY, needs_other_users
 
 
 async def echo(op: str, arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -154,7 +152,7 @@ async def test_only_the_owner_may_open_it_whatever_the_umask(
         os.umask(before)
 
 
-@needs_root
+@needs_other_users
 async def test_the_group_may_open_it_where_there_is_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control_socket, "GROUP", "nogroup")
     async with serving(path):
@@ -162,7 +160,7 @@ async def test_the_group_may_open_it_where_there_is_one(path: Path, monkeypatch:
         assert os.stat(path).st_gid == control_socket.group_id()
 
 
-@needs_root
+@needs_other_users
 async def test_the_group_passes_a_state_directory_that_was_closed(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -352,7 +350,7 @@ def open_path() -> Iterator[Path]:
         yield Path(state) / control.SOCKET_NAME
 
 
-@needs_root
+@needs_other_users
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize(
     ("uid", "gid", "groups", "admitted"),
