@@ -70,7 +70,8 @@ def test_the_story(tmp_path: Path) -> None:
                 continue
             if command == "forget cafe":
                 command = "forget laptop --yes"  # renamed a line before; nobody is there to be asked
-            words = shlex.split(command.replace("zeq://…", invitation).replace("ID", identifier))
+            given = {"zeq://…": invitation, "ID": identifier}
+            words = [given.get(word, word) for word in shlex.split(command)]
             done = node.command(*words)
             assert done.returncode == 0, (command, done.stdout, done.stderr, node.said())
             if command == "invite cafe":
