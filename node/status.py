@@ -62,6 +62,8 @@ class Status:
         peer = self._core.peers.get(row.machine_id)
         state = _state(row, peer)
         why = DOWN if state == "down" else self._peers.why.get(row.machine_id)
+        if state == "unreached" and why is None:
+            why = self._peers.why_not(row.machine_id)
         return {
             "name": row.name,
             "slug": slug(row.machine_id),

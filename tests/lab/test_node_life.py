@@ -11,11 +11,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from node.errors import Refused, Unreachable, UserError
+from node.store import Store
 from simulations.lab.lab import Lab
 from tests.lab.nodes import (
     Node,
@@ -272,3 +274,18 @@ def test_who_is_forgotten_stays_out_until_invited_again(home: Node, cafe: Node) 
     assert home.peers() == []
     join(home, cafe, name="friend")
     assert home.peers() == ["friend"]
+
+
+def test_a_peer_without_any_known_address_says_why_it_is_not_reached(home: Node, cafe: Node) -> None:
+    """Nobody can be called, so no attempt ever fails; the status has its reason all the same."""
+    pair(home, cafe)
+    for node in (cafe, home):
+        node.stop()
+    store = Store.open(home.state / "node.db")
+    [row] = store.peers()
+    store.put_peer(replace(row, endpoints=(), last_endpoint=None))
+    store.close()
+    home.start()
+    peer = home.peer("cafe")
+    assert peer["state"] == "unreached"
+    assert "no address of it is known" in peer["why"]
