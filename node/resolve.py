@@ -14,14 +14,21 @@ LOOKUP_SECONDS = 5
 
 
 async def resolve(endpoints: Iterable[str]) -> list[Address]:
-    """Every address of every endpoint, in order, without doubles; names that do not resolve give none."""
-    found: dict[Address, None] = {}
-    for endpoint in endpoints:
+    """Every address of every endpoint, in order, without doubles; names that do not resolve give none.
+
+    All are looked up at once: a peer may have named many that no name server answers for."""
+    found: dict[str, list[Address]] = {}
+
+    async def look_up(endpoint: str) -> None:
         host, _, port = endpoint.rpartition(":")
         if port.isdecimal():
-            for address in await _lookup(host.strip("[]"), int(port)):
-                found.setdefault(address)
-    return list(found)
+            found[endpoint] = await _lookup(host.strip("[]"), int(port))
+
+    wanted = list(dict.fromkeys(endpoints))
+    async with trio.open_nursery() as nursery:
+        for endpoint in wanted:
+            nursery.start_soon(look_up, endpoint)
+    return list(dict.fromkeys(address for endpoint in wanted for address in found.get(endpoint, [])))
 
 
 async def _lookup(host: str, port: int) -> list[Address]:
