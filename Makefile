@@ -15,7 +15,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 export SKIP_APT
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench soak install uninstall clean setup-demo setup-test install-check
+.PHONY: help demo test lint bench soak install uninstall clean setup-demo setup-test setup-bench install-check
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name what; do \
@@ -34,7 +34,7 @@ lint: setup-test ## ruff, mypy --strict and the layers alone
 	@"$(BIN)/mypy"
 	@"$(BIN)/lint-imports" --no-logo
 
-bench: setup-demo ## what the cryptography costs on this machine
+bench: setup-bench ## zeqnode beside wireguard-go, OpenVPN, Nebula and tinc, on this machine (8 min)
 	@"$(BIN)/zeqnode" bench
 
 soak: setup-test ## the same tests, ten times as long and with many more random examples (hours)
@@ -53,6 +53,10 @@ clean: ## remove what make made here: the .venv-* folders and the tools' caches
 setup-demo setup-test: setup-%:
 	@.ci/packages $*
 	@.ci/venv "$(PYTHON)" "$(VENV)" $*
+
+setup-bench:
+	@.ci/packages bench
+	@.ci/venv "$(PYTHON)" "$(VENV)" demo
 
 install-check: setup-test
 	@.ci/install-check "$(PYTHON)" "$(VENV)"

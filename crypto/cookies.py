@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
+from functools import lru_cache
 from hashlib import blake2s
 from hmac import compare_digest
 
@@ -28,6 +29,7 @@ MAC_BYTES = 16
 COOKIE_BYTES = 16
 LOOKUP_SECRET_BYTES = 16
 COOKIE_SECRET_US = 120_000_000
+COOKIES_KEPT = 1024  # a flood that shows the same sources again and again has each worked out once
 RETRY_MINUTE_US = 60_000_000
 COOKIE_TYPE = 0xCC
 REFUSAL_TYPE = 0xCD
@@ -51,25 +53,32 @@ def mac(key: bytes, data: bytes) -> bytes:
 
 
 class CookieJar:
-    """The responder's cookies and retry tokens: two rotating secrets, no state per caller."""
+    """The responder's cookies and retry tokens: two rotating secrets, nothing that is owed to a caller."""
 
     def __init__(self, entropy: Callable[[int], bytes], now_us: int) -> None:
         self._entropy = entropy
         self._secret = entropy(32)
         self._retry_secret = entropy(32)
         self._since_us = now_us
+        self._cookies: dict[bytes, bytes] = {}  # of this secret, by source
 
     def cookie(self, source: bytes, now_us: int) -> bytes:
         """16 bytes that only who receives at `source` can know, for at most 120 s."""
         if now_us - self._since_us >= COOKIE_SECRET_US:
             self._secret, self._since_us = self._entropy(32), now_us
-        return mac(self._secret, source)
+            self._cookies.clear()
+        cookie = self._cookies.get(source)
+        if cookie is None:
+            if len(self._cookies) >= COOKIES_KEPT:
+                self._cookies.clear()
+            cookie = self._cookies[source] = mac(self._secret, source)
+        return cookie
 
     def reply(self, key: bytes, mac1: bytes, source: bytes, now_us: int) -> bytes:
         """The cookie reply to a datagram whose mac1 (under `key`) is right."""
         nonce = self._entropy(12)
         head = bytes([COOKIE_TYPE, 0, 0, 0]) + mac1[:8]
-        sealed = AESGCM(_cookie_key(key)).encrypt(nonce, self.cookie(source, now_us), head + mac1)
+        sealed = _cookie_cipher(key).encrypt(nonce, self.cookie(source, now_us), head + mac1)
         return head + nonce + sealed
 
     def retry(self, source: bytes, initiator: bytes, message_id: bytes, now_us: int) -> bytes:
@@ -94,13 +103,15 @@ def open_cookie(reply: bytes, key: bytes, mac1: bytes) -> bytes:
     """The cookie in a reply to our datagram with `mac1`. Raises HandshakeRefused."""
     head, nonce, sealed = reply[:12], reply[12:24], reply[24:]
     try:
-        return AESGCM(_cookie_key(key)).decrypt(nonce, sealed, head + mac1)
+        return _cookie_cipher(key).decrypt(nonce, sealed, head + mac1)
     except (InvalidTag, ValueError) as error:
         raise HandshakeRefused("the cookie reply does not authenticate") from error
 
 
-def _cookie_key(key: bytes) -> bytes:
-    return blake2s(key, person=b"zqcookv1").digest()
+@lru_cache(maxsize=64)
+def _cookie_cipher(key: bytes) -> AESGCM:
+    """Of one mac1 key: under load the same one seals every reply."""
+    return AESGCM(blake2s(key, person=b"zqcookv1").digest())
 
 
 class Refusal(IntEnum):

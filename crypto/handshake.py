@@ -24,9 +24,11 @@ proves nobody. Only the initiator's first record does, because its key needs `se
 
 from __future__ import annotations
 
+import hmac
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 
 from crypto.errors import HandshakeRefused
@@ -39,7 +41,6 @@ from crypto.kem import (
     Primitives,
     PrivateHybrid,
     expand,
-    hmac_sha256,
 )
 from crypto.pulse import zeqond
 from crypto.symmetric import TAG_BYTES, SymmetricState
@@ -52,6 +53,7 @@ TOKEN_ID_BYTES = 16
 MAX_ADDRESSES = 8
 MAX_ADDRESS_BYTES = 64
 
+_PROTOCOL_HASH = sha256(PROTOCOL_NAME).digest()
 _OPENING = struct.Struct(f">QI{RETRY_BYTES}s{TOKEN_ID_BYTES}s")
 _MESSAGE1 = (
     X25519_BYTES,
@@ -105,7 +107,7 @@ def mesh_psk(mesh_secret: bytes, requester: bytes, accepter: bytes, nonce: bytes
     With the published secret of the public mesh it adds nothing; a private mesh's own secret keeps out
     whoever does not hold it."""
     text = "|".join([requester.hex(), accepter.hex(), nonce.hex(), str(zeqond(clock_us // 1000))])
-    return hmac_sha256(mesh_secret, text.encode("ascii"))
+    return hmac.digest(mesh_secret, text.encode("ascii"), "sha256")  # a secret of any length
 
 
 class Initiator:
@@ -162,7 +164,8 @@ class Initiator:
         e, sealed_ekem, sealed_skem, sealed_answer = _split(
             message, (X25519_BYTES, _SEALED_KEM, _SEALED_KEM, None)
         )
-        state = _copy(self._state)
+        # a copy, and enough of one: a key is mixed before anything is opened
+        state = SymmetricState(self._state.chaining_key, self._state.hash)
         try:
             _mix_public(state, e)
             state.mix_key(self._ephemeral.exchange(e))
@@ -250,23 +253,22 @@ class Responder:
 
 
 def _start(responder: KeyBundle) -> SymmetricState:
-    state = SymmetricState(PROTOCOL_NAME)
+    return SymmetricState(_PROTOCOL_HASH, _first_hash(responder))
+
+
+@lru_cache(maxsize=64)
+def _first_hash(responder: KeyBundle) -> bytes:
+    """The transcript before the first message: a node answers all its life from the same one."""
+    state = SymmetricState(_PROTOCOL_HASH, _PROTOCOL_HASH)
     state.mix_hash(PROTOCOL_NAME + VERSION + responder.machine_id)  # the prologue
     state.mix_hash(responder.to_bytes())
-    return state
+    return state.hash
 
 
 def _mix_public(state: SymmetricState, e: bytes) -> None:
     """The token `e` of a pattern with a psk: hashed, and mixed into the key (Noise section 9.2)."""
     state.mix_hash(e)
     state.mix_key(e)
-
-
-def _copy(state: SymmetricState) -> SymmetricState:
-    """Enough for what follows: `read_message2` mixes a key before it opens anything."""
-    copy = SymmetricState(PROTOCOL_NAME)
-    copy.hash, copy.chaining_key = state.hash, state.chaining_key
-    return copy
 
 
 def _finish(

@@ -20,7 +20,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from ipaddress import IPv6Address
 from typing import Final
 
@@ -28,6 +28,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
+from crypto.kem import PARSED_KEYS, kem_public_key, x25519_public_key
 
 MACHINE_ID_BYTES: Final = 32
 BUNDLE_BYTES: Final = 1248
@@ -73,12 +75,10 @@ class KeyBundle:
         """Read 1,248 bytes; raises BadKeys on a wrong length or a key that is no key of its kind."""
         if len(data) != BUNDLE_BYTES:
             raise BadKeys(f"a key bundle has {BUNDLE_BYTES} bytes, this one {len(data)}")
-        bundle = cls(bytes(data))
         try:
-            _ = (bundle.ed25519_key, bundle.x25519_key, bundle.ml_kem_key)
+            return _checked(bytes(data))
         except ValueError as error:
             raise BadKeys("the key bundle holds a key that is not valid") from error
-        return bundle
 
     def to_bytes(self) -> bytes:
         return self.raw
@@ -104,11 +104,11 @@ class KeyBundle:
 
     @cached_property
     def x25519_key(self) -> X25519PublicKey:
-        return X25519PublicKey.from_public_bytes(self.x25519)
+        return x25519_public_key(self.x25519)
 
     @cached_property
     def ml_kem_key(self) -> MLKEM768PublicKey:
-        return MLKEM768PublicKey.from_public_bytes(self.ml_kem)
+        return kem_public_key(self.ml_kem)
 
     @cached_property
     def machine_id(self) -> bytes:
@@ -117,6 +117,14 @@ class KeyBundle:
 
     def __repr__(self) -> str:
         return f"KeyBundle({slug(self.machine_id)} {fingerprint(self.machine_id)})"
+
+
+@lru_cache(maxsize=PARSED_KEYS)
+def _checked(raw: bytes) -> KeyBundle:
+    """Kept, since a peer shows the same bundle in every handshake. Raises ValueError for a bad key."""
+    bundle = KeyBundle(raw)
+    _ = (bundle.ed25519_key, bundle.x25519_key, bundle.ml_kem_key)
+    return bundle
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,8 +6,8 @@ the node uses `RealPrimitives`, a test replays recorded values and a simulated w
 
 from __future__ import annotations
 
-import hmac
-from functools import cached_property
+from functools import cached_property, lru_cache
+from hashlib import sha256
 from typing import Protocol
 
 from cryptography.exceptions import InvalidKey
@@ -19,6 +19,12 @@ KEM_PUBLIC_BYTES = 1184
 KEM_CIPHERTEXT_BYTES = 1088
 KEM_SEED_BYTES = 64
 SHARED_BYTES = 32
+HASH_BYTES = 32
+PARSED_KEYS = 64  # of each kind; an ML-KEM key takes 6.6 kB, an X25519 key 0.4 kB
+
+# HMAC's pads fill a block of SHA-256, 64 bytes: half is XORed with the key, half stands as it is
+_INNER_REST, _OUTER_REST = b"\x36" * 32, b"\x5c" * 32
+_INNER, _OUTER = int.from_bytes(_INNER_REST, "little"), int.from_bytes(_OUTER_REST, "little")
 
 
 class BadPublicKey(ValueError):
@@ -82,9 +88,21 @@ class HybridKey:
             raise BadPublicKey("ML-KEM-768 ciphertext of wrong length") from error
 
 
+@lru_cache(maxsize=PARSED_KEYS)
+def x25519_public_key(public: bytes) -> X25519PublicKey:
+    """The 32 bytes as a key, kept since a handshake uses each twice. Raises ValueError."""
+    return X25519PublicKey.from_public_bytes(public)
+
+
+@lru_cache(maxsize=PARSED_KEYS)
+def kem_public_key(public: bytes) -> MLKEM768PublicKey:
+    """The 1,184 bytes as a key: parsing them costs as much as the encapsulation to it. Raises ValueError."""
+    return MLKEM768PublicKey.from_public_bytes(public)
+
+
 def _exchange(private: X25519PrivateKey, public: bytes) -> bytes:
     try:
-        return private.exchange(X25519PublicKey.from_public_bytes(public))
+        return private.exchange(x25519_public_key(public))
     except (ValueError, InvalidKey) as error:
         raise BadPublicKey("X25519 public value of low order or wrong length") from error
 
@@ -119,30 +137,22 @@ class RealPrimitives:
 
     def encapsulate(self, kem_public: bytes) -> tuple[bytes, bytes]:
         try:
-            return MLKEM768PublicKey.from_public_bytes(kem_public).encapsulate()
+            return kem_public_key(kem_public).encapsulate()
         except ValueError as error:
             raise BadPublicKey("ML-KEM-768 public key fails the FIPS 203 input check") from error
 
 
 def hmac_sha256(key: bytes, data: bytes) -> bytes:
-    return hmac.digest(key, data, "sha256")
+    """RFC 2104 for a key of 32 bytes.
 
-
-def hkdf_pair(chaining_key: bytes, material: bytes) -> tuple[bytes, bytes]:
-    """Two outputs of 32 bytes: Noise's HKDF(chaining_key, material, 2), which is RFC 5869 with no info."""
-    prk = hmac.digest(chaining_key, material, "sha256")
-    first = hmac.digest(prk, b"\x01", "sha256")
-    return first, hmac.digest(prk, first + b"\x02", "sha256")
-
-
-def hkdf_triple(chaining_key: bytes, material: bytes) -> tuple[bytes, bytes, bytes]:
-    """Three outputs of 32 bytes, for Noise's MixKeyAndHash."""
-    prk = hmac.digest(chaining_key, material, "sha256")
-    first = hmac.digest(prk, b"\x01", "sha256")
-    second = hmac.digest(prk, first + b"\x02", "sha256")
-    return first, second, hmac.digest(prk, second + b"\x03", "sha256")
+    A handshake takes some thirty of them, and hmac.digest looks its algorithm up anew in every call. An
+    integer's XOR, unlike bytes.translate, looks nothing up by a secret."""
+    assert len(key) == HASH_BYTES
+    number = int.from_bytes(key, "little")
+    inside = sha256((number ^ _INNER).to_bytes(HASH_BYTES, "little") + _INNER_REST + data).digest()
+    return sha256((number ^ _OUTER).to_bytes(HASH_BYTES, "little") + _OUTER_REST + inside).digest()
 
 
 def expand(secret: bytes, label: bytes, context: bytes = b"") -> bytes:
     """32 bytes for one purpose: HKDF-Expand(secret, len(label) ‖ label ‖ context), one block."""
-    return hmac.digest(secret, bytes([len(label)]) + label + context + b"\x01", "sha256")
+    return hmac_sha256(secret, bytes([len(label)]) + label + context + b"\x01")

@@ -10,26 +10,36 @@ class ReplayWindow:
 
     Only authenticated sequence numbers may be offered. Holds at most 2 × WINDOW numbers."""
 
-    __slots__ = ("_holes", "_next")
+    __slots__ = ("_holes", "next")
 
     def __init__(self) -> None:
-        self._next = 0
+        self.next = 0
         self._holes: set[int] = set()
 
     def accept(self, sequence: int) -> bool:
         """True once for every number that is not older than WINDOW below the highest seen."""
-        expected = self._next
+        expected = self.next
         if sequence == expected:
-            self._next = expected + 1
+            self.next = expected + 1
             return True
         if sequence > expected:
-            self._holes.update(range(max(expected, sequence + 1 - WINDOW), sequence))
-            self._next = sequence + 1
-            if len(self._holes) > 2 * WINDOW:
-                oldest = self._next - WINDOW
-                self._holes = {hole for hole in self._holes if hole >= oldest}
+            self.accept_run(sequence, 1)
             return True
         if sequence in self._holes:
             self._holes.discard(sequence)
-            return sequence >= self._next - WINDOW
+            return sequence >= self.next - WINDOW
         return False
+
+    def accept_run(self, first: int, count: int) -> None:
+        """`count` numbers from `first` on, none of them below `next`: all are new."""
+        expected = self.next
+        self.next = first + count
+        if first > expected:
+            self._holes.update(range(max(expected, first + 1 - WINDOW), first))
+            if len(self._holes) > 2 * WINDOW:
+                oldest = self.next - WINDOW
+                self._holes = {hole for hole in self._holes if hole >= oldest}
+
+    def is_new(self, sequence: int) -> bool:
+        """Would `accept` take it? Says so before the cipher is asked; only `accept` decides."""
+        return sequence >= self.next or sequence in self._holes

@@ -1,18 +1,17 @@
 """The running node: one tree of tasks, and the order in which it starts and stops.
 
-start   lock ─ identity ─ store ─ undo leftovers ─ socket ─ TUN ─ addresses ─ engine ─ peers ─ control
-        ─ network watch ─ pending joins ─ READY=1
-stop    STOPPING=1 ─ control and watchers end ─ engine says goodbye to the peers and drops all keys
-        ─ network is put back ─ TUN and socket close ─ store closes ─ lock is given up
+start   lock ─ identity ─ store ─ undo leftovers ─ sockets ─ TUN ─ addresses ─ workers ─ engine ─ peers
+        ─ control ─ network watch ─ pending joins ─ READY=1
+stop    STOPPING=1 ─ control and watchers end ─ workers end ─ engine says goodbye to the peers and drops all
+        keys ─ network is put back ─ TUN and socket close ─ store closes ─ lock is given up
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_network
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from crypto.cookies import LOOKUP_SECRET_BYTES
 from crypto.handshake import PUBLIC_MESH_SECRET
 from crypto.identity import MachineKeys, slug, ula
 from crypto.kem import RealPrimitives
+from crypto.pulse import ZEQOND_MS
 from node import control, identity_store, logs, systemd
 from node.config import Config
 from node.context import Context
@@ -35,15 +35,20 @@ from node.peers import Peers
 from node.status import Status
 from node.store import AsyncStore, Store, open_store
 from tun.core import TunnelCore
-from tun.device import LinuxTun
-from tun.engine import Engine, boot_us, open_socket, unix_us
+from tun.device import LinuxTun, open_tun
+from tun.engine import Engine, boot_us, unix_us
 from tun.errors import TunError
 from tun.events import Event, Introduced
+from tun.frames import MAX_SEGMENTS
 from tun.names4 import Pool
 from tun.network import Network, local_addresses, undo_leftovers, watch_changes
+from tun.sockets import UdpGroup, open_group
+from tun.worker import Settings
+from tun.workers import Workers
 
 MESH_PREFIX = 32
 LOOKUP_SETTING = "lookup secret"
+GSO_BYTES = 60_420  # of a super-packet: sealed as segments, it is one send of at most 65,507 bytes
 
 log = logs.Log("node")
 
@@ -88,9 +93,13 @@ async def _run(config: Config, keys: MachineKeys, store: AsyncStore, signals: As
     journal = state / "network.json"
     for line in await undo_leftovers(journal):
         log.warning("undone what an earlier run left", what=line)
-    udp = open_socket(str(config.listen.address), config.listen.port)
+    engine = config.engine
+    queues = engine.queue_count()
+    address, port = str(config.listen.address), config.listen.port
+    udp = await trio.to_thread.run_sync(open_group, address, port, queues, engine.without)
     try:
-        device = LinuxTun(config.interface.name)
+        name = config.interface.name
+        device = await trio.to_thread.run_sync(open_tun, name, queues, engine.without)
         try:
             async with Network(device.name, journal) as network:
                 await _Node(config, keys, store, udp, device, network).run(signals)
@@ -108,7 +117,7 @@ class _Node:
         config: Config,
         keys: MachineKeys,
         store: AsyncStore,
-        udp: socket.socket,
+        udp: UdpGroup,
         device: LinuxTun,
         network: Network,
     ) -> None:
@@ -137,8 +146,19 @@ class _Node:
             inner_mtu=config.interface.mtu,
             mesh_secret=config.mesh_secret() or PUBLIC_MESH_SECRET,
         )
+        core.rekey_zeqonds = round(config.engine.rekey_seconds * 1000 / ZEQOND_MS)
+        if config.engine.largest_payload:
+            core.full_payload = config.engine.largest_payload
         await self._configure(core, pool)
-        engine = Engine(core, self._device, self._udp, self._events.send_nowait)
+        workers = self._workers(core)
+        engine = Engine(
+            core,
+            self._device,
+            self._udp.main,
+            self._events.send_nowait,
+            workers=workers,
+            on_lost=self._worker_lost,
+        )
         self._core, self._engine = core, engine
         self._peers = Peers(config, self._store, core, engine, self._network)
         self._context = context = Context(
@@ -157,6 +177,22 @@ class _Node:
         operations = Operations(context, self._invitations, self._joining, self._status)
         await self._update_hosts()
         await self._serve(operations, signals)
+
+    def _workers(self, core: TunnelCore) -> Workers:
+        """One process for each queue of the TUN."""
+        settings = Settings(
+            lane=0,
+            pool=str(core.pool.network),
+            vnet_hdr=self._device.offloads.vnet_hdr,
+            segment=self._udp.segment,
+            choice=self._config.engine.mode,
+            parent=os.getpid(),
+        )
+        udp_fds = [each.fileno() for each in self._udp.workers]
+        return Workers(settings, self._device.fds, udp_fds, core.briefing.whole)
+
+    def _worker_lost(self, worker: int, code: int) -> None:
+        log.warning("a worker of the data path ended and was started again", worker=worker, exit_code=code)
 
     async def _serve(self, operations: Operations, signals: AsyncIterator[int]) -> None:
         async with trio.open_nursery() as inner:
@@ -202,10 +238,11 @@ class _Node:
         kept = self._config  # what only a start takes up
         config = replace(config, node=replace(config.node, state=kept.node.state))
         if (config.interface, config.mesh) != (kept.interface, kept.mesh) or (
-            (config.listen.port, config.listen.address) != (kept.listen.port, kept.listen.address)
+            (config.listen.port, config.listen.address, config.engine)
+            != (kept.listen.port, kept.listen.address, kept.engine)
         ):
-            log.warning("a changed port, listening address, interface or mesh takes a restart")
-        config = replace(config, interface=kept.interface, mesh=kept.mesh)
+            log.warning("a changed port, listening address, interface, mesh or engine takes a restart")
+        config = replace(config, interface=kept.interface, mesh=kept.mesh, engine=kept.engine)
         self._config = self._context.config = config
         logs.set_up(config.node.log, config.node.log_format, os.environ)
         await self._peers.reload(config)
@@ -217,7 +254,9 @@ class _Node:
         config = self._config.interface
         own6 = IPv6Interface(f"{ula(self._keys.machine_id)}/{MESH_PREFIX}")
         own4 = IPv4Interface(f"{pool.own}/{pool.network.prefixlen}")
-        await self._network.configure([own6, own4, *config.addresses], config.mtu)
+        await self._network.configure(
+            [own6, own4, *config.addresses], config.mtu, gso_max_size=GSO_BYTES, gso_max_segs=MAX_SEGMENTS
+        )
         for address in config.addresses:
             core.serve(ip_network(address.ip))
         for network in config.serve:
@@ -264,7 +303,13 @@ class _Node:
         own = self._own_addresses()
         self._core.door.addresses = tuple(own[:8])
         interface = self._config.interface
-        self._status.listen = {"port": self._udp.getsockname()[1], "addresses": own}
+        self._status.engine = {
+            "queues": self._config.engine.queue_count(),
+            "mode": self._config.engine.mode,
+            "tun": asdict(self._device.offloads),
+            "udp": {"segment": self._udp.segment, "gro": self._udp.gro},
+        }
+        self._status.listen = {"port": self._udp.port, "addresses": own}
         self._status.interface = {
             "name": self._device.name,
             "mtu": interface.mtu,
@@ -277,7 +322,7 @@ class _Node:
 
     def _own_addresses(self) -> list[str]:
         """Where others may reach us, as "host:port": what the owner advertises, then what we have."""
-        port = self._udp.getsockname()[1]
+        port = self._udp.port
         found = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in self._hosts]
         return list(dict.fromkeys([*self._config.listen.advertise, *found]))
 
@@ -288,7 +333,7 @@ class _Node:
             machine=machine,
             interface=self._device.name,
             address=ula(self._keys.machine_id),
-            port=self._udp.getsockname()[1],
+            port=self._udp.port,
             peers=len(self._peers.rows),
         )
         systemd.ready(f"{machine} on {self._device.name}, {len(self._peers.rows)} peers")

@@ -4,6 +4,7 @@
     [listen]      port address advertise
     [interface]   name mtu addresses serve ipv4_pool
     [mesh]        secret_file
+    [engine]      queues mode without rekey_seconds largest_payload
     [peers.cafe]  allowed_ips keepalive endpoints        by pet name or by whole fingerprint
 
 It is `--config FILE`, else $ZEQNODE_CONFIG, else the first that is there of /etc/zeqnode/zeqnode.toml and
@@ -34,6 +35,10 @@ ANY_ADDRESS: Final = IPv6Address("::")
 SYSTEM_FILE: Final = Path("/etc/zeqnode/zeqnode.toml")
 SYSTEM_STATE: Final = Path("/var/lib/zeqnode")
 
+# What [engine] without may name: parts of the kernel that the engine goes without, of the TUN and of UDP.
+OFFLOADS: Final = ("uso", "tso", "vnet_hdr", "udp_segment", "udp_gro")
+
+_QUEUES_AUTO_MAX: Final = 8
 _FILE_BYTES_MAX: Final = 1 << 20
 _MESH_SECRET_CHARS_MIN: Final = 16
 _FINGERPRINT: Final = re.compile(r"[a-z2-7]{52}")
@@ -94,6 +99,27 @@ class Mesh:
 
 
 @dataclass(frozen=True)
+class Engine:
+    """The data path. `queues` of the TUN, each with a process of its own; `mode`: how super-packets travel;
+    `without`: what is not used though the kernel has it, for tests and odd kernels; `rekey_seconds`: a
+    session's age at which a new handshake is made; `largest_payload`: the most bytes of a UDP datagram that
+    are tried on a path, 0 for what the interface's MTU needs."""
+
+    queues: int | str = "auto"
+    mode: str = "auto"
+    without: tuple[str, ...] = ()
+    rekey_seconds: int = 120
+    largest_payload: int = 0
+
+    def queue_count(self) -> int:
+        """The number of queues; "auto" leaves half of the cores to the programs, and to the kernel."""
+        if isinstance(self.queues, int):
+            return self.queues
+        cores = len(os.sched_getaffinity(0))
+        return 1 if cores < 4 else min(cores // 2, _QUEUES_AUTO_MAX)
+
+
+@dataclass(frozen=True)
 class PeerOptions:
     """`allowed_ips` are networks behind the peer; `endpoints` are addresses to try besides those known."""
 
@@ -102,7 +128,7 @@ class PeerOptions:
     endpoints: tuple[str, ...] = ()
 
 
-_SECTIONS: Final = {"node": Node, "listen": Listen, "interface": Interface, "mesh": Mesh}
+_SECTIONS: Final = {"node": Node, "listen": Listen, "interface": Interface, "mesh": Mesh, "engine": Engine}
 _PARSERS: Final[dict[type, dict[str, Callable[[object], object]]]] = {
     Node: {
         "name": values.pet_name,
@@ -123,6 +149,13 @@ _PARSERS: Final[dict[type, dict[str, Callable[[object], object]]]] = {
         "ipv4_pool": values.ipv4_pool,
     },
     Mesh: {"secret_file": values.file_or_none},
+    Engine: {
+        "queues": values.either("auto", values.whole(1, 16)),
+        "mode": values.choice("auto", "span", "segments"),
+        "without": values.some_of(*OFFLOADS),
+        "rekey_seconds": values.whole(5, 120),
+        "largest_payload": values.zero_or(1232, 65507),
+    },
     PeerOptions: {
         "allowed_ips": values.list_of(values.network, 1024),
         "keepalive": values.yes_or_no,
@@ -139,6 +172,7 @@ class Config:
     listen: Listen = field(default_factory=Listen)
     interface: Interface = field(default_factory=Interface)
     mesh: Mesh = field(default_factory=Mesh)
+    engine: Engine = field(default_factory=Engine)
     peers: Mapping[str, PeerOptions] = field(default_factory=dict)
     path: Path | None = None
 

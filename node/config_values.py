@@ -56,6 +56,48 @@ def choice(*words: str) -> Callable[[object], str]:
     return parse
 
 
+def either(word: str, parse_other: Callable[[object], _T]) -> Callable[[object], _T | str]:
+    """The word itself, or what `parse_other` takes."""
+
+    def parse(value: object) -> _T | str:
+        if value == word:
+            return word
+        try:
+            return parse_other(value)
+        except Wrong as error:
+            raise Wrong(str(error).replace("must be ", f'must be "{word}" or ', 1)) from None
+
+    return parse
+
+
+def some_of(*words: str) -> Callable[[object], tuple[str, ...]]:
+    """A list of these words, none of them twice, in the order of `words`."""
+    known = ", ".join(words)
+
+    def parse(value: object) -> tuple[str, ...]:
+        if not isinstance(value, list):
+            raise Wrong(f'must be a list, as in ["{words[0]}"], not {shown(value)}')
+        for at, each in enumerate(value):
+            if not isinstance(each, str) or each not in words:
+                raise Wrong(f"may have {known}, not {shown(each)}")
+            if each in value[:at]:
+                raise Wrong(f"has {shown(each)} twice; keep one of them")
+        return tuple(word for word in words if word in value)
+
+    return parse
+
+
+def zero_or(low: int, high: int) -> Callable[[object], int]:
+    """0, which means "as the program thinks best", or an integer from `low` to `high`."""
+
+    def parse(value: object) -> int:
+        if type(value) is not int or (value != 0 and not low <= value <= high):
+            raise Wrong(f"must be 0 or a whole number from {low} to {high}, not {shown(value)}")
+        return value
+
+    return parse
+
+
 def yes_or_no(value: object) -> bool:
     if not isinstance(value, bool):
         raise Wrong(f"must be true or false, not {shown(value)}")

@@ -59,6 +59,7 @@ class Operations:
         return await operation(arguments, progress)
 
     async def _on_status(self, _arguments: Arguments, _progress: Progress) -> Result:
+        await self._engine.refresh()
         return self._status.snapshot()
 
     async def _on_invite(self, arguments: Arguments, _progress: Progress) -> Result:

@@ -17,6 +17,14 @@ _STATES: Final = {
     "unreached": ("not reached", "red"),
     "down": ("down", "dim"),
 }
+# What the data path may have to go without, as status has it and as people know it.
+_OFFLOADS: Final = {
+    ("tun", "vnet_hdr"): "vnet_hdr",
+    ("tun", "tso"): "TSO",
+    ("tun", "uso"): "USO",
+    ("udp", "segment"): "UDP_SEGMENT",
+    ("udp", "gro"): "UDP_GRO",
+}
 _HEADER: Final = ("PEER", "STATE", "INSIDE", "SINCE", "HEARD", "RTT", "IN", "OUT")
 _UNKNOWN: Final = "–"
 _GAP: Final = "  "
@@ -142,9 +150,27 @@ def _machine(answer: Mapping[str, Any]) -> Text:
         ("fingerprint", machine["fingerprint"]),
         ("interface", f"{interface['name']}, MTU {interface['mtu']}, {' '.join(interface['addresses'])}"),
         ("listening", f"UDP {listen['port']}: {addresses}"),
+        ("data path", _engine(answer.get("engine"))),
     ):
         text.append(f"\n  {name:<13}", "dim").append(value)
     return text
+
+
+def _engine(engine: Mapping[str, Any] | None) -> str:
+    """ "2 queues, segments only; without: UDP_GRO (…)"; a node of the version before this says nothing."""
+    if engine is None:
+        return _UNKNOWN
+    mode, restarts = engine["mode"], engine["restarts"]
+    facts = [_count(engine["queues"], "queue")]
+    if mode != "auto":
+        facts.append(f"{mode} only")
+    if restarts:
+        facts.append(_count(restarts, "restart"))
+    lacking = [name for (part, key), name in _OFFLOADS.items() if not engine[part][key]]
+    if not lacking:
+        return ", ".join([*facts, "all offloads"])
+    why = "forced by the configuration or refused by this kernel"
+    return f"{', '.join(facts)}; without: {', '.join(lacking)} ({why})"
 
 
 def _peers(peers: Sequence[Mapping[str, Any]], *, verbose: bool) -> Text:
@@ -185,7 +211,14 @@ def _way(peer: Mapping[str, Any]) -> str:
 
 
 def _details(peer: Mapping[str, Any]) -> list[str]:
-    facts = {"epoch": peer.get("epoch"), "payload": peer.get("payload"), "behind NAT": peer.get("behind_nat")}
+    loss = peer.get("loss")
+    facts = {
+        "epoch": peer.get("epoch"),
+        "payload": peer.get("payload"),
+        "mode": peer.get("mode"),
+        "loss": None if loss is None else f"{loss:.2%}",
+        "behind NAT": peer.get("behind_nat"),
+    }
     known = ", ".join(f"{name} {_plain(value)}" for name, value in facts.items() if value is not None)
     networks = " ".join(peer.get("networks") or ())
     return [line for line in (peer["fingerprint"], known, networks) if line]

@@ -33,6 +33,7 @@ class Status:
         self._started_us = boot_us()
         self.interface: dict[str, Any] = {}
         self.listen: dict[str, Any] = {}
+        self.engine: dict[str, Any] = {}
 
     def snapshot(self) -> dict[str, Any]:
         machine_id = self._core.local.bundle.machine_id
@@ -53,10 +54,15 @@ class Status:
             },
             "interface": self.interface,
             "listen": self.listen,
+            "engine": self.engine | self._workers(),
             "peers": [self.peer(row) for row in self._peers.rows.values()],
             "invitations_open": len(open_invitations),
             "counters": dict(sorted(self._core.counters.items())),
         }
+
+    def _workers(self) -> dict[str, Any]:
+        workers = self._context.engine.workers
+        return {"workers": workers.pids, "restarts": workers.restarts} if workers is not None else {}
 
     def peer(self, row: PeerRow) -> dict[str, Any]:
         peer = self._core.peers.get(row.machine_id)
@@ -95,13 +101,15 @@ def _live(peer: Peer | None, since_us: int | None) -> dict[str, Any]:
         "endpoint": addresses.text(endpoint) if endpoint is not None else None,
         "path": "direct" if current is not None and endpoint is not None else None,
         "since_s": (now - since_us) // SECOND_US if current is not None and since_us is not None else None,
-        "last_heard_s": _ago(now, peer.last_received_us if peer is not None else -1),
+        "last_heard_s": _ago(now, peer.timers.last_received_us if peer is not None else -1),
         "last_handshake_s": _ago(now, peer.last_handshake_us if peer is not None else -1),
         "rtt_ms": round(peer.rtt_us / 1000, 2) if peer is not None and peer.rtt_us is not None else None,
         "sent_bytes": peer.traffic.sent_bytes if peer is not None else 0,
         "received_bytes": peer.traffic.received_bytes if peer is not None else 0,
         "epoch": current.session.epoch(now) if current is not None else None,
         "initiator": current.initiator if current is not None else None,
+        "mode": ("span" if peer.span else "segments") if peer is not None and current is not None else None,
+        "loss": peer.loss if peer is not None else None,
         "payload": peer.paths.payload if peer is not None else None,
         "behind_nat": peer.behind_nat if peer is not None else None,
     }

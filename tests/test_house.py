@@ -23,6 +23,8 @@ FILES = {
 }
 GENERATED = {".git", "__pycache__", "dist", ".hypothesis"}
 MODULE_LINES = 350
+HOT_LOOP = "tun/plane.py"  # in one file, for who reads how a packet goes; measured in simulations/results
+HOT_LOOP_LINES = 600
 DOCUMENTS = sorted(ROOT.glob("*.md"))
 
 
@@ -97,6 +99,7 @@ def test_nothing_unpickles(path: Path) -> None:
 def test_modules_are_short() -> None:
     modules = [path for path in _modules() if path.relative_to(ROOT).parts[0] != "tests"]
     long = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in modules}
+    assert long.pop(HOT_LOOP) <= HOT_LOOP_LINES
     assert not {name: lines for name, lines in long.items() if lines > MODULE_LINES}
 
 

@@ -6,6 +6,7 @@ people and for the wire is written the plain way.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 Address = tuple[str, int]
@@ -15,24 +16,23 @@ MAPPED = "::ffff:"
 
 def packed(address: Address) -> bytes:
     """IP (4 or 16 bytes) ‖ port u16: what cookies and retry tokens are bound to."""
-    return _ip(address).packed + address[1].to_bytes(2, "big")
+    return _packed_ip(address[0]) + address[1].to_bytes(2, "big")
 
 
 def network_of(address: Address) -> bytes:
     """The /24 of an IPv4 address (3 bytes), the /48 of an IPv6 one (6 bytes): one party, for limits."""
-    ip = _ip(address)
-    return ip.packed[:3] if ip.version == 4 else ip.packed[:6]
+    ip = _packed_ip(address[0])
+    return ip[:3] if len(ip) == 4 else ip[:6]
 
 
 def source_of(address: Address) -> bytes:
     """What one rate limit covers: an IPv4 address (4 bytes), an IPv6 /64 (8 bytes)."""
-    ip = _ip(address)
-    return ip.packed if ip.version == 4 else ip.packed[:8]
+    return _packed_ip(address[0])[:8]
 
 
 def text(address: Address) -> str:
     """192.0.2.1:51777 or [2001:db8::1]:51777."""
-    ip = _ip(address)
+    ip = _ip(address[0])
     return f"{ip}:{address[1]}" if ip.version == 4 else f"[{ip}]:{address[1]}"
 
 
@@ -49,6 +49,11 @@ def of_ip(ip: IPv4Address | IPv6Address, port: int) -> Address:
     return (MAPPED + str(ip) if ip.version == 4 else str(ip), port)
 
 
-def _ip(address: Address) -> IPv4Address | IPv6Address:
-    host = address[0]
+@lru_cache(maxsize=1024)
+def _packed_ip(host: str) -> bytes:
+    """4 or 16 bytes; kept, because a flood asks for the same ones again and again."""
+    return _ip(host).packed
+
+
+def _ip(host: str) -> IPv4Address | IPv6Address:
     return IPv4Address(host[len(MAPPED) :]) if host.startswith(MAPPED) and "." in host else ip_address(host)

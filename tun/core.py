@@ -11,7 +11,6 @@ which the shell empties. No socket, no clock, no task: the same code runs in the
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
@@ -20,11 +19,14 @@ from crypto.cookies import LOOKUP_SECRET_BYTES
 from crypto.handshake import PUBLIC_MESH_SECRET
 from crypto.identity import MachineKeys, ula
 from crypto.kem import HybridKey, Primitives
+from crypto.session import REKEY_ZEQONDS
 from tun.addresses import MAPPED, Address
+from tun.alarms import Alarms
 from tun.attempt import Local
+from tun.briefing import Briefing
 from tun.control import Bye, Hello, Refused, Welcome
 from tun.doorkeeper import Doorkeeper
-from tun.events import Event, KeysArrived, KeysMissing
+from tun.events import Event
 from tun.frames import (
     COOKIE,
     FIRST_OURS,
@@ -39,14 +41,14 @@ from tun.frames import (
     REFUSAL,
 )
 from tun.host import PeerConfig
+from tun.indexes import Indexes
 from tun.keypairs import Keypair
-from tun.keyrequest import KeyRequest
+from tun.keyrequest import KeyRequest, KeyRequests
 from tun.names4 import Pool, Translator
 from tun.packet import AllowedIPs
-from tun.paths import NEVER
 from tun.peer import Peer
+from tun.seam import Carried
 
-INDEX_SLOTS = 2**26  # base indexes are aligned to 64 lanes
 GUEST_US = 90_000_000
 MAX_GUESTS = 64
 
@@ -72,12 +74,15 @@ class TunnelCore:
         self.counters: Counter[str] = Counter()
         self.peers: dict[bytes, Peer] = {}
         self.guests: dict[bytes, Peer] = {}
+        self.briefing = Briefing(self)  # for the workers of the data path
         self.pool = pool or Pool()
         self.allowed: AllowedIPs[Peer] = AllowedIPs()
         self.served: AllowedIPs[bool] = AllowedIPs()  # destinations that peers may reach through us
         self.local_hosts: frozenset[str] = frozenset()
         self.hello_to: Callable[[bytes], Hello] = lambda _machine_id: Hello(bytes(16), "", lookup_secret, ())
         self.full_payload = inner_mtu + OVERHEAD_BYTES
+        self.rekey_zeqonds = REKEY_ZEQONDS
+        self.indexes = Indexes(entropy)
         self.local = Local(
             static=HybridKey(keys.x25519_key, keys.ml_kem_key),
             bundle=keys.bundle,
@@ -85,16 +90,15 @@ class TunnelCore:
             primitives=primitives,
             mesh_secret=mesh_secret,
             entropy=entropy,
-            new_index=self._new_index,
-            free_index=self._free_index,
+            new_index=self.indexes.reserve,
+            free_index=self.indexes.free,
         )
         self.door = Doorkeeper(self, now_us)
         self._translator = Translator(self.pool)
-        self._by_slot: dict[int, tuple[Peer, Keypair] | None] = {}  # None: reserved by an attempt
         self._by_message: dict[bytes, Peer] = {}  # id of our message 1 -> whose answer it awaits
-        self._requests: dict[bytes, KeyRequest] = {}  # by the first 8 bytes of their nonce
-        self._heap: list[tuple[int, int, Peer]] = []
-        self._order = 0
+        self._requests = KeyRequests()
+        self._alarms = Alarms()
+        self.serving: list[IPv4Network | IPv6Network] = []
         self.serve(IPv6Network(ula(keys.machine_id)))
         self.serve(IPv4Network(self.pool.own))
 
@@ -103,6 +107,8 @@ class TunnelCore:
     def serve(self, network: IPv4Network | IPv6Network) -> None:
         """Let peers send to these addresses; nothing else that they send is let in, least of all onward."""
         self.served.insert(network, True)
+        self.serving.append(network)
+        self.briefing.serves()
 
     def add_peer(
         self, config: PeerConfig, networks: Iterable[IPv4Network | IPv6Network], now_us: int
@@ -120,6 +126,7 @@ class TunnelCore:
         self.allowed.remove_value(peer)
         for network in [IPv6Network(ula(machine_id)), IPv4Network(name), *networks]:
             self.allowed.insert(network, peer)
+        self.briefing.peer_is(peer)
         self.arm(peer, now_us)
         return name
 
@@ -136,6 +143,7 @@ class TunnelCore:
                 peer.send_control(Bye(), now_us, unix_us)
             peer.forget()
             self.allowed.remove_value(peer)
+            self.briefing.peer_gone(machine_id)
 
     def add_guest(self, config: PeerConfig, now_us: int) -> Peer | None:
         """A machine that came with a good invitation; None while 64 of them are waiting."""
@@ -144,6 +152,10 @@ class TunnelCore:
         peer = self.guests[config.bundle.machine_id] = Peer(self, config, now_us, guest=True)
         self.arm(peer, now_us + GUEST_US)
         return peer
+
+    def _drop_guest(self, machine_id: bytes) -> None:
+        self.guests.pop(machine_id).forget()
+        self.briefing.peer_gone(machine_id)
 
     def welcome(self, machine_id: bytes, name: str, now_us: int, unix_us: int) -> None:
         """The invitation is redeemed (on disk): tell the guest that it is a peer now."""
@@ -155,14 +167,13 @@ class TunnelCore:
         if peer is not None:
             peer.send_control(Refused(reason), now_us, unix_us)
         if machine_id in self.guests:
-            self.guests.pop(machine_id).forget()
+            self._drop_guest(machine_id)
 
     def request_keys(
         self, machine_id: bytes, lookup_secret: bytes, addresses: Sequence[Address], now_us: int
     ) -> None:
         """Answered by KeysArrived or KeysMissing."""
-        request = KeyRequest(machine_id, lookup_secret, addresses, self.local.entropy, now_us)
-        self._requests[request.answers] = request
+        self._requests.start(KeyRequest(machine_id, lookup_secret, addresses, self.local.entropy, now_us))
         self._drive_requests(now_us)
 
     def network_changed(self, hosts: Collection[str], now_us: int, unix_us: int) -> None:
@@ -194,22 +205,21 @@ class TunnelCore:
         if peer is None:
             self.count("packet for nobody")
             return
-        if packet[0] >> 4 == 4:
-            rewritten = bytearray(packet)
-            if not self._translator.to_wire(rewritten):
-                self.count("packet with a local name where none may be")
-                return
-            packet = bytes(rewritten)
-        peer.send_packet(packet, now_us, unix_us)
+        translated = self._translator.outward(packet)
+        if translated is None:
+            self.count("packet with a local name where none may be")
+        else:
+            peer.send_packet(translated, now_us, unix_us)
 
     def _on_record(self, datagram: bytes, source: Address, now_us: int, unix_us: int) -> None:
         if len(datagram) <= HEAD_BYTES:
             self.count("record too short")
             return
-        entry = self._by_slot.get(int.from_bytes(datagram[4:8], "big") >> 6)
+        entry = self.indexes.find(int.from_bytes(datagram[4:8], "big"))
         if entry is None:
             self.count("unknown receiver index")
             return
+        self.briefing.touch(entry[0])
         entry[0].on_record(entry[1], datagram, source, now_us, unix_us)
 
     def _on_answer(self, datagram: bytes, source: Address, now_us: int, unix_us: int) -> None:
@@ -220,11 +230,10 @@ class TunnelCore:
         if kind == COOKIE:
             for peer in list(self._by_message.values()):
                 peer.handshakes.on_cookie(datagram, source, now_us)
-            for request in self._requests.values():
-                self.outgoing += request.on_cookie(datagram, source, now_us)
+            self.outgoing += self._requests.on_cookie(datagram, source, now_us)
             return
         if kind == KEYS:
-            self._on_keys(datagram, source, now_us)
+            self.events += self._requests.on_keys(datagram, source, now_us)
             return
         waiting = self._by_message.get(datagram[12:20] if kind == MESSAGE2 else datagram[4:12])
         if waiting is None:
@@ -234,43 +243,28 @@ class TunnelCore:
         else:
             waiting.handshakes.on_refusal(datagram, now_us, unix_us)
 
-    def _on_keys(self, datagram: bytes, source: Address, now_us: int) -> None:
-        request = self._requests.get(datagram[12:20])
-        bundle = request.on_keys(datagram, source, now_us) if request is not None else None
-        if request is not None and bundle is not None:
-            del self._requests[request.answers]
-            self.events.append(KeysArrived(bundle, source))
-
     # ------------------------------------------------------------------ time
 
     def tick(self, now_us: int, unix_us: int) -> None:
         """Do everything that is due."""
         self._drive_requests(now_us)
-        while self._heap and self._heap[0][0] <= now_us:
-            due_us, _, peer = heapq.heappop(self._heap)
-            if due_us != peer.armed_us:
-                continue  # it was armed for an earlier time since
-            peer.armed_us = NEVER
+        for peer in self._alarms.due(now_us):
             if self.peers.get(peer.machine_id) is peer:
                 self.arm(peer, peer.tick(now_us, unix_us))
             elif self.guests.get(peer.machine_id) is peer:
                 if now_us >= peer.born_us + GUEST_US:
-                    self.guests.pop(peer.machine_id).forget()
+                    self._drop_guest(peer.machine_id)
                 else:
                     self.arm(peer, min(peer.tick(now_us, unix_us), peer.born_us + GUEST_US))
 
     def deadline_us(self) -> int:
         """When `tick` next has something to do."""
-        requests = min((r.deadline_us() for r in self._requests.values()), default=NEVER)
-        return min(self._heap[0][0] if self._heap else NEVER, requests)
+        return min(self._alarms.deadline_us(), self._requests.deadline_us())
 
     def _drive_requests(self, now_us: int) -> None:
-        for request in list(self._requests.values()):
-            if request.gave_up(now_us):
-                del self._requests[request.answers]
-                self.events.append(KeysMissing(request.machine_id))
-            else:
-                self.outgoing += request.due(now_us)
+        datagrams, events = self._requests.due(now_us)
+        self.outgoing += datagrams
+        self.events += events
 
     def close(self, now_us: int, unix_us: int) -> None:
         """Tell every connected peer that we stop, and drop every key."""
@@ -280,7 +274,30 @@ class TunnelCore:
     def too_big(self, address: Address, now_us: int) -> None:
         """The kernel refused a datagram to this address as larger than the path's MTU."""
         for peer in self.peers.values():
-            peer.paths.too_big(address, now_us)
+            if peer.paths.endpoint == address:
+                peer.paths.too_big(address, now_us)
+                self.arm(peer, peer.deadline_us())
+
+    # ------------------------------------------------------------------ the workers of the data path
+
+    def heard(self, local_index: int, source: Address, size: int, now_us: int, unix_us: int) -> None:
+        """A worker had authentic records of `size` bytes in this session, from there."""
+        entry = self.indexes.find(local_index)
+        if entry is not None:
+            self.briefing.touch(entry[0])
+            entry[0].heard(entry[1], source, size, now_us, unix_us)
+
+    def carried(self, told: Carried, now_us: int, unix_us: int) -> None:
+        """What a worker did for one peer."""
+        peer = self.peers.get(told.machine_id)
+        if peer is not None:
+            peer.carried(told, now_us, unix_us)
+
+    def renew(self, now_us: int, unix_us: int) -> None:
+        """A worker has lost its replay windows: every session is replaced, so that it may receive again."""
+        for peer in self.peers.values():
+            if peer.keypairs.current is not None:
+                peer.handshakes.connect(now_us, unix_us)
 
     # ------------------------------------------------------------------ what peers ask of their host
 
@@ -294,11 +311,13 @@ class TunnelCore:
         self.counters[what] += 1
 
     def register(self, keypair: Keypair, peer: Peer) -> None:
-        self._by_slot[keypair.slot] = (peer, keypair)
+        self.indexes.put(keypair, peer)
+        self.briefing.opened(peer, keypair)
 
     def unregister(self, keypairs: Sequence[Keypair]) -> None:
         for keypair in keypairs:
-            self._by_slot.pop(keypair.slot, None)
+            self.indexes.free(keypair.session.local_index)
+            self.briefing.closed(keypair)
 
     def attempt_moved(self, peer: Peer, before: bytes) -> None:
         """The peer's message 1 is another one now, or none."""
@@ -307,43 +326,25 @@ class TunnelCore:
             self._by_message[peer.handshakes.attempt.message_id] = peer
 
     def arm(self, peer: Peer, when_us: int) -> None:
-        """Have `tick` called for this peer at the latest then."""
-        if when_us < peer.armed_us:
-            peer.armed_us = when_us
-            self._order += 1
-            heapq.heappush(self._heap, (when_us, self._order, peer))
+        self.briefing.touch(peer)
+        self._alarms.arm(peer, when_us)
 
     def deliver(self, peer: Peer, packet: bytes) -> None:
         """A packet out of a peer's record: its source must be the peer's, its destination ours."""
-        if packet and packet[0] >> 4 == 4:
-            local = bytearray(packet)
-            name = self.pool.assign(peer.machine_id)
-            if not self._translator.from_wire(local, name.packed):
-                self.count("packet with a local name where none may be")
-                return
-            packet = bytes(local)
-        if self.allowed.lookup_source(packet) is not peer:
+        local = self._translator.inward(packet, self.pool.assign(peer.machine_id).packed)
+        if local is None:
+            self.count("packet with a local name where none may be")
+        elif self.allowed.lookup_source(local) is not peer:
             self.count("packet with a source that is not the peer's")
-        elif self.served.lookup_destination(packet) is None:
+        elif self.served.lookup_destination(local) is None:
             self.count("packet for a destination that is not served")
         else:
-            self.packets.append(packet)
+            self.packets.append(local)
 
     def is_local_address(self, address: str) -> bool:
-        """`address`: host:port as a peer saw us."""
         return address.rpartition(":")[0].strip("[]") in self.local_hosts
 
     def has_family_of(self, address: Address) -> bool:
-        """Whether we have an address of that family, or none at all, when no other family would help."""
+        """Or no address at all: then no other family would help."""
         ipv4 = address[0].startswith(MAPPED)
         return not self.local_hosts or any((":" not in host) is ipv4 for host in self.local_hosts)
-
-    def _new_index(self) -> int:
-        while True:
-            slot = int.from_bytes(self.local.entropy(4), "big") % INDEX_SLOTS
-            if slot not in self._by_slot:
-                self._by_slot[slot] = None
-                return slot << 6
-
-    def _free_index(self, base_index: int) -> None:
-        self._by_slot.pop(base_index >> 6, None)

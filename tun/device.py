@@ -1,18 +1,25 @@
-"""TUN devices: Linux's, and one in memory with the same face for tests and simulations.
+"""The TUN device, and what the main process needs of one.
 
-Packets are bare IP packets (IFF_NO_PI), one per read or write. The fast path's virtio_net_hdr (IFF_VNET_HDR)
-changes only the flags and the buffer here.
+A descriptor of LinuxTun is one queue of the interface. With `offloads.vnet_hdr` every read and write is
+
+    ├ virtio_net_hdr (10 bytes, little-endian on every machine) ┼ IP packet ┤
+
+and without it the bare IP packet (IFF_NO_PI); with `offloads.tso` a packet read may be a super-packet of up
+to 64 KiB whose checksum nobody has computed. The workers read and write the queues themselves; here stands
+what opens them, and the slow path's writes.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import io
 import os
 import struct
-from collections import deque
-from collections.abc import Callable, Iterable
+import sys
+import time
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -24,166 +31,151 @@ from tun.errors import (
     DeviceNameError,
     DevicePermissionError,
 )
+from tun.frames import VIRTIO_BYTES
+from tun.memory_tun import MemoryTun
+
+__all__ = ["Device", "LinuxTun", "MemoryTun", "TunOffloads", "open_tun"]
 
 TUN_PATH: Final = Path("/dev/net/tun")
 NAME_BYTES: Final = 15
-PACKET_BYTES: Final = 65535
-BATCH: Final = 256
+BUSY_SECONDS: Final = 1.0  # a killed node's worker dies a moment after it, and holds its queue until then
+BUSY_POLL_SECONDS: Final = 0.02
 
 # linux/if_tun.h, linux/if.h
 _TUNSETIFF: Final = 0x400454CA
+_TUNGETFEATURES: Final = 0x800454CF
+_TUNSETOFFLOAD: Final = 0x400454D0
+_TUNSETVNETHDRSZ: Final = 0x400454D8
+_TUNSETVNETLE: Final = 0x400454DC
 _IFF_TUN: Final = 0x0001
+_IFF_MULTI_QUEUE: Final = 0x0100
 _IFF_NO_PI: Final = 0x1000
+_IFF_VNET_HDR: Final = 0x4000
+_IFF_TUN_EXCL: Final = 0x8000
 _IFREQ: Final = struct.Struct("=16sH22x")
+_INT: Final = struct.Struct("=i")
+
+_CSUM_TSO: Final = 0x01 | 0x02 | 0x04  # TUN_F_CSUM, TSO4, TSO6
+_ECN: Final = 0x08
+_USO: Final = 0x20 | 0x40  # USO4 and USO6, which Linux 6.2 takes only together
 
 _GONE: Final = frozenset({errno.EBADFD, errno.EBADF, errno.ENODEV, errno.ENXIO})
 
 
+@dataclass(frozen=True)
+class TunOffloads:
+    """What the kernel leaves to us; each needs the one before it."""
+
+    vnet_hdr: bool = False  # every packet is preceded by a virtio_net_hdr
+    tso: bool = False  # TCP super-packets, and checksums left open
+    uso: bool = False  # UDP super-packets
+
+
 class Device(Protocol):
-    """What the engine needs of a TUN."""
+    """What the main process needs of a TUN."""
 
     @property
     def name(self) -> str: ...
 
-    def fileno(self) -> int:
-        """A descriptor that is readable while packets wait."""
-
-    def read_batch(self, limit: int = BATCH) -> list[bytes]:
-        """Up to `limit` waiting packets, at once; empty when none waits. Raises DeviceGoneError."""
-
     def write_batch(self, packets: Iterable[bytes | bytearray | memoryview]) -> int:
-        """Hands packets to the host; returns how many it refused. Raises DeviceGoneError."""
+        """Hands bare IP packets to the host; returns how many it refused. Raises DeviceGoneError."""
 
     def close(self) -> None: ...
 
 
-class LinuxTun:
-    """A TUN interface that lives as long as this object; the kernel removes it with its addresses and routes.
+def open_tun(name: str, queues: int = 1, without: Collection[str] = ()) -> LinuxTun:
+    """A LinuxTun, of a name that another process may be about to give up.
 
-    Raises a DeviceError whose text says what to do.
+    Blocks, for up to BUSY_SECONDS while the name is in use: call it in a worker thread. Raises a DeviceError.
+    """
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            return LinuxTun(name, queues, without)
+        except DeviceBusyError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(BUSY_POLL_SECONDS)
+
+
+class LinuxTun:
+    """A TUN interface that lives as long as one of its descriptors is open, in this process or a child; then
+    the kernel removes it with its addresses and routes.
+
+    `without` names what is not used even where the kernel has it, of "uso", "tso" and "vnet_hdr"; each takes
+    the ones before it along. With several queues the interface must be new: joining the queues of another
+    node would take its packets. Raises a DeviceError whose text says what to do.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, queues: int = 1, without: Collection[str] = ()) -> None:
         _check_name(name)
+        self.fds: list[int] = []  # one per queue, non-blocking
+        self.offloads = TunOffloads()
+        self._name = name
         try:
-            fd = os.open(TUN_PATH, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            raise _explain_open(error) from error
-        try:
-            flags = _IFF_TUN | _IFF_NO_PI
-            answer = fcntl.ioctl(fd, _TUNSETIFF, _IFREQ.pack(name.encode(), flags))
-        except OSError as error:
-            os.close(fd)
-            raise _explain_attach(error, name) from error
-        self._name = str(answer[:16].rstrip(b"\0"), "utf-8")  # the kernel fills in a %d
-        # FileIO answers None, not an exception, when nothing waits, and reads into one buffer.
-        self._file = io.FileIO(fd, "r+")
-        self._buffer = bytearray(PACKET_BYTES)
-        self._view = memoryview(self._buffer)
+            vnet_hdr = "vnet_hdr" not in without and self._attach(queues, _IFF_VNET_HDR)
+            if not vnet_hdr:
+                self._attach(queues, 0)
+            self.offloads = _set_offloads(self.fds[0], vnet_hdr, without)
+        except BaseException:
+            self.close()
+            raise
+        self._header = bytes(VIRTIO_BYTES) if self.offloads.vnet_hdr else b""
 
     @property
     def name(self) -> str:
         return self._name
 
-    def fileno(self) -> int:
-        return self._file.fileno()
-
-    def read_batch(self, limit: int = BATCH) -> list[bytes]:
-        packets: list[bytes] = []
-        read, buffer, view = self._file.readinto, self._buffer, self._view
-        try:
-            while len(packets) < limit:
-                size = read(buffer)
-                if not size:  # None: nothing waits
-                    break
-                packets.append(bytes(view[:size]))
-        except (OSError, ValueError) as error:
-            raise self._lost(error) from error
-        return packets
-
     def write_batch(self, packets: Iterable[bytes | bytearray | memoryview]) -> int:
+        """For single packets, whole, checksum and all: the header says that nothing is left to do."""
+        if not self.fds:
+            raise self._lost()
         refused = 0
-        write = self._file.write
+        fd, header = self.fds[0], self._header
         for packet in packets:
             try:
-                if write(packet) is None:  # EAGAIN: the queue is full
-                    refused += 1
+                os.write(fd, header + packet)
             except OSError as error:
                 if error.errno in _GONE:
-                    raise self._lost(error) from error
-                refused += 1  # EIO: the interface is down; EINVAL: no IP packet; ENOBUFS, ENOMEM
-            except ValueError as error:
-                raise self._lost(error) from error
-        return refused
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _lost(self, error: OSError | ValueError) -> DeviceError:
-        if isinstance(error, ValueError) or error.errno in _GONE:  # ValueError: closed by us
-            return DeviceGoneError(
-                f"The TUN interface {self._name} was removed while in use: start the node again,"
-                " and let nothing else manage that interface."
-            )
-        return DeviceError(
-            f"Reading from the TUN interface {self._name} failed ({os.strerror(error.errno or 0)}):"
-            " start the node again."
-        )
-
-
-class MemoryTun:
-    """A TUN without a kernel: `inject` is what the host sends, `taken` what the host got.
-
-    `on_packet` is called with each packet that is taken, e.g. to answer a ping.
-    """
-
-    def __init__(self, name: str = "mem0", on_packet: Callable[[bytes], object] | None = None) -> None:
-        self._name = name
-        self._on_packet = on_packet
-        self._waiting: deque[bytes] = deque()
-        self.taken: list[bytes] = []
-        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    def fileno(self) -> int:
-        return self._event
-
-    def inject(self, packet: bytes) -> None:
-        """Queues a packet as if the host had routed it into the tunnel."""
-        self._check_open()
-        self._waiting.append(packet)
-        os.eventfd_write(self._event, 1)
-
-    def read_batch(self, limit: int = BATCH) -> list[bytes]:
-        self._check_open()
-        packets = [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
-        if packets and not self._waiting:
-            os.eventfd_read(self._event)
-        return packets
-
-    def write_batch(self, packets: Iterable[bytes | bytearray | memoryview]) -> int:
-        self._check_open()
-        refused = 0
-        for packet in packets:
-            if not packet or packet[0] >> 4 not in (4, 6):  # as the kernel: EINVAL
+                    raise self._lost() from error
+                # EAGAIN: the queue is full; EIO: the interface is down; EINVAL: no IP packet; ENOBUFS, ENOMEM
                 refused += 1
-                continue
-            self.taken.append(bytes(packet))
-            if self._on_packet:
-                self._on_packet(self.taken[-1])
         return refused
 
     def close(self) -> None:
-        if self._event >= 0:
-            os.close(self._event)
-            self._event = -1
+        while self.fds:
+            os.close(self.fds.pop())
 
-    def _check_open(self) -> None:
-        if self._event < 0:
-            raise DeviceGoneError(f"The TUN interface {self._name} is closed: open a new one.")
+    def _attach(self, queues: int, header: int) -> bool:
+        """Opens every queue; False, and nothing is open, where this kernel lacks `header`."""
+        flags = _IFF_TUN | _IFF_NO_PI | header
+        if queues > 1:
+            flags |= _IFF_MULTI_QUEUE | _IFF_TUN_EXCL
+        for number in range(queues):
+            fd = _open()
+            self.fds.append(fd)
+            missing = flags & (_IFF_VNET_HDR | _IFF_MULTI_QUEUE) & ~_features(fd)
+            if missing & _IFF_VNET_HDR:
+                self.close()
+                return False
+            if missing:
+                raise _too_many_queues(1)
+            try:
+                answer = fcntl.ioctl(fd, _TUNSETIFF, _IFREQ.pack(self._name.encode(), flags))
+            except OSError as error:
+                raise (_too_many_queues(number) if number else _explain_attach(error, self._name)) from error
+            self._name = str(answer[:16].rstrip(b"\0"), "utf-8")  # the kernel fills in a %d
+            flags &= ~_IFF_TUN_EXCL  # the others join it
+        if header and not _agree_on_header(self.fds[0]):
+            self.close()
+            return False
+        return True
+
+    def _lost(self) -> DeviceGoneError:
+        return DeviceGoneError(
+            f"The TUN interface {self._name} was removed while in use: start the node again,"
+            " and let nothing else manage that interface."
+        )
 
 
 def _check_name(name: str) -> None:
@@ -193,6 +185,54 @@ def _check_name(name: str) -> None:
             f"{name!r} cannot name a network interface: choose 1 to {NAME_BYTES} letters and digits"
             " for name in [interface]."
         )
+
+
+def _open() -> int:
+    try:
+        return os.open(TUN_PATH, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise _explain_open(error) from error
+
+
+def _features(fd: int) -> int:
+    """The IFF_ flags that this driver knows: TUNSETIFF's EINVAL may also be about the name."""
+    try:
+        found: int = _INT.unpack(fcntl.ioctl(fd, _TUNGETFEATURES, bytes(_INT.size)))[0]
+        return found
+    except OSError:
+        return 0
+
+
+def _agree_on_header(fd: int) -> bool:
+    """Ten bytes, little-endian: whether the kernel will do so. All queues of an interface share this."""
+    with suppress(OSError):  # ten is what a new interface has
+        fcntl.ioctl(fd, _TUNSETVNETHDRSZ, _INT.pack(VIRTIO_BYTES))
+    try:
+        fcntl.ioctl(fd, _TUNSETVNETLE, _INT.pack(1))
+    except OSError:
+        return sys.byteorder == "little"  # then the machine's own order will do
+    return True
+
+
+def _set_offloads(fd: int, vnet_hdr: bool, without: Collection[str]) -> TunOffloads:
+    """The most that the kernel takes. With none it computes checksums and cuts super-packets itself."""
+    most = [_CSUM_TSO | _ECN | _USO, _CSUM_TSO | _ECN, _CSUM_TSO] if vnet_hdr else []
+    for offloads in most:
+        if "tso" in without or ("uso" in without and offloads & _USO):
+            continue
+        with suppress(OSError):
+            fcntl.ioctl(fd, _TUNSETOFFLOAD, offloads)
+            return TunOffloads(vnet_hdr, True, bool(offloads & _USO))
+    with suppress(OSError):  # a lasting interface keeps those of its user before us
+        fcntl.ioctl(fd, _TUNSETOFFLOAD, 0)
+    return TunOffloads(vnet_hdr)
+
+
+def _too_many_queues(most: int) -> DeviceError:
+    return DeviceError(
+        f"This kernel gives a TUN interface no more than {most} {'queue' if most == 1 else 'queues'}:"
+        f" set queues = {most} in [engine]."
+    )
 
 
 def _explain_open(error: OSError) -> DeviceError:

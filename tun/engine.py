@@ -1,11 +1,12 @@
-"""The data path's shell: it owns socket and TUN, feeds the core in batches and sends what it gives.
+"""The node's own end of the data path: it owns the core, its socket, and what the workers say.
 
     socket readable ─▶ up to 256 datagrams ─▶ core.receive ─┐
-    TUN readable    ─▶ up to 256 packets   ─▶ core.send     ├─▶ TUN, UDP, events; then back to trio
-    deadline        ─▶ core.tick           ─────────────────┘
+    a worker speaks ─▶ core.send, heard, carried            ├─▶ workers, TUN, UDP, events; then back to trio
+    deadline        ─▶ core.tick                           ─┘
 
-The seam for the fast path: everything above this file (peers, keys, endpoints) and below it (socket, TUN)
-stays; a faster loop replaces `_from_socket`, `_from_device` and `_flush`.
+What is fast happens elsewhere: each TUN queue has a worker process (tun/worker.py), and the kernel gives it
+the records of its lane. Here comes everything else: handshakes, lane 0, what shares the port, and packets
+for peers that have no session yet. Without workers this carries everything on lane 0, slowly.
 """
 
 from __future__ import annotations
@@ -21,70 +22,30 @@ import trio
 from tun.addresses import MAPPED, Address
 from tun.core import TunnelCore
 from tun.device import Device
-from tun.errors import PortInUseError, SocketRefusedError
 from tun.events import Event
+from tun.frames import FIRST_OURS, HEAD_BYTES, LAST_RECORD_TYPE
+from tun.intake import Intake
+from tun.seam import Carried, Counted, Heard, LossTold, Report, Reported, Stray, TooBig, Unsent, Up
+from tun.sockets import SOL_UDP, UDP_SEGMENT, open_socket
+from tun.worker import boot_us
+from tun.workers import Workers
+
+__all__ = ["Engine", "boot_us", "open_socket", "unix_us"]
 
 BATCH = 256
 NAP_US = 30_000_000  # trio's clock stands still in suspend, ours does not: look at least this often
-SOCKET_BUFFER = 8 << 20
+REFRESH_SECONDS = 0.1
 MAX_TRAIN_BYTES = 65507
 MAX_TRAIN = 64
-# linux/udp.h, linux/in.h, linux/in6.h: not in Python's socket module
-SOL_UDP, UDP_SEGMENT = 17, 103
-IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, PMTUDISC_DO = 10, 23, 2
-SO_RCVBUFFORCE, SO_SNDBUFFORCE = 33, 32
-
-
-def boot_us() -> int:
-    """Microseconds since boot, suspend included (CLOCK_BOOTTIME); never set back."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
 
 
 def unix_us() -> int:
     return time.time_ns() // 1000
 
 
-def open_socket(host: str, port: int) -> socket.socket:
-    """The node's one UDP socket: dual-stack where `host` is "::", don't-fragment, large buffers.
-
-    Raises PortInUseError, SocketRefusedError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        udp = socket.socket(family, socket.SOCK_DGRAM)
-    except OSError:
-        if host != "::":
-            raise SocketRefusedError("this kernel has no IPv6; set `address` in [listen]") from None
-        return open_socket("0.0.0.0", port)  # noqa: S104 - a kernel without IPv6
-    try:
-        if family == socket.AF_INET6:
-            udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            udp.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DO)
-        udp.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_DO)
-        _enlarge(udp)
-        udp.bind((host, port))
-    except OSError as error:
-        udp.close()
-        if error.errno == errno.EADDRINUSE:
-            raise PortInUseError(
-                f"UDP port {port} is taken by another program; stop it, or set `port` in [listen] to another"
-            ) from error
-        raise SocketRefusedError(
-            f"cannot listen on [{host}]:{port} ({error.strerror}); set `address` and `port` in [listen]"
-        ) from error
-    udp.setblocking(False)
-    return udp
-
-
-def _enlarge(udp: socket.socket) -> None:
-    for forced, plain in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):
-        try:
-            udp.setsockopt(socket.SOL_SOCKET, forced, SOCKET_BUFFER)
-        except OSError:  # without CAP_NET_ADMIN: as much as the system's limit allows
-            udp.setsockopt(socket.SOL_SOCKET, plain, SOCKET_BUFFER)
-
-
 class Engine:
-    """`on_event` gets every event of the core; `on_foreign` every datagram that is not a tunnel's."""
+    """`on_event` gets every event of the core; `on_foreign` every datagram that is not a tunnel's; `on_lost`
+    the number and exit code of a worker that ended and was replaced."""
 
     def __init__(
         self,
@@ -93,30 +54,46 @@ class Engine:
         udp: socket.socket,
         on_event: Callable[[Event], None],
         on_foreign: Callable[[bytes, Address], None] | None = None,
+        workers: Workers | None = None,
+        on_lost: Callable[[int, int], None] = lambda _worker, _code: None,
     ) -> None:
         self.core = core
+        self.workers = workers
         self._device = device
         self._udp = udp
         self._mapped = udp.family == socket.AF_INET
         self._on_event = on_event
         self._on_foreign = on_foreign
-        self._read_size = max(2048, core.full_payload + 64)
+        self._on_lost = on_lost
         self._trains = True
         self._nap = trio.CancelScope()
-        self.received = 0
-        self.sent = 0
+        self._report = self._awaited = 0
+        self._reported = trio.Event()
+        if workers is not None:
+            core.briefing.on = True
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled; then says goodbye to the peers and drops every key."""
         try:
             async with trio.open_nursery() as nursery:
+                if self.workers is not None:
+                    await nursery.start(self.workers.run, self._hear, self._lost)
                 nursery.start_soon(self._from_socket)
-                nursery.start_soon(self._from_device)
                 nursery.start_soon(self._by_the_clock)
                 task_status.started()
         finally:
             self.core.close(boot_us(), unix_us())
             self._flush()
+
+    async def refresh(self) -> None:
+        """Have the workers say what they carried and have not said yet; a tenth of a second at most."""
+        if self.workers is None:
+            return
+        self._report += 1
+        self._awaited, self._reported = self.workers.count, trio.Event()
+        self.workers.tell([Report(self._report)])
+        with trio.move_on_after(REFRESH_SECONDS):
+            await self._reported.wait()
 
     def poke(self) -> None:
         """After a call into the core from elsewhere: send what it has, and keep its new deadline."""
@@ -125,31 +102,55 @@ class Engine:
     # ------------------------------------------------------------------ loops
 
     async def _from_socket(self) -> None:
-        udp, receive, size = self._udp, self.core.receive, self._read_size
+        intake = Intake(self._udp, self._mapped)
         while True:
-            await trio.lowlevel.wait_readable(udp)
+            await trio.lowlevel.wait_readable(self._udp)
             now, unix = boot_us(), unix_us()
-            for _ in range(BATCH):
-                try:
-                    datagram, where = udp.recvfrom(size)
-                except BlockingIOError:
-                    break
-                except OSError:  # an ICMP error about something we sent: the timers deal with it
-                    continue
-                self.received += 1
-                source = self._source(where)
-                if not receive(datagram, source, now, unix):
-                    self._foreign(datagram, source)
+            for datagram, source in intake.drain(BATCH):
+                self._receive(datagram, source, now, unix)
             self._flush()
 
-    async def _from_device(self) -> None:
-        device, send = self._device, self.core.send
-        while True:
-            await trio.lowlevel.wait_readable(device)
-            now, unix = boot_us(), unix_us()
-            for packet in device.read_batch(BATCH):
-                send(packet, now, unix)
-            self._flush()
+    def _receive(self, datagram: bytes, source: Address, now: int, unix: int) -> None:
+        if (
+            self.workers is not None
+            and len(datagram) > HEAD_BYTES
+            and FIRST_OURS <= datagram[0] <= LAST_RECORD_TYPE
+            and datagram[7] & 63
+        ):
+            self.workers.give(datagram, source)  # it came in a train of ours
+        elif not self.core.receive(datagram, source, now, unix):
+            self._foreign(datagram, source)
+
+    def _hear(self, message: Up) -> None:
+        """What a worker says."""
+        core, now, unix = self.core, boot_us(), unix_us()
+        match message:
+            case Unsent(packets):
+                for packet in packets:
+                    core.send(packet, now, unix)
+            case Heard(index, host, port, size):
+                core.heard(index, (host, port), size, now, unix)
+            case Carried():
+                core.carried(message, now, unix)
+            case TooBig(host, port):
+                core.too_big((host, port), now)
+            case Stray(datagram, host, port):
+                self._receive(datagram, (host, port), now, unix)
+            case Counted(counters):
+                core.counters.update(counters)
+            case Reported(number) if number == self._report:
+                self._awaited -= 1
+                if self._awaited <= 0:
+                    self._reported.set()
+            case LossTold() if self.workers is not None:
+                self.workers.pass_on(message, message.lane)
+        self._flush()
+
+    def _lost(self, worker: int, code: int) -> None:
+        self.core.count("data-path worker restarted")
+        self.core.renew(boot_us(), unix_us())
+        self._on_lost(worker, code)
+        self._flush()
 
     async def _by_the_clock(self) -> None:
         while True:
@@ -167,6 +168,10 @@ class Engine:
 
     def _flush(self) -> None:
         core = self.core
+        if self.workers is not None:  # before message 2 leaves: what it makes possible may follow at once
+            messages = core.briefing.messages()
+            if messages:
+                self.workers.tell(messages)
         if core.packets:
             packets, core.packets = core.packets, []
             refused = self._device.write_batch(packets)
@@ -184,7 +189,6 @@ class Engine:
 
     def _send(self, train: list[bytes], address: Address, size: int) -> None:
         where = self._target(address)
-        self.sent += len(train)
         if len(train) > 1 and self._trains:
             try:
                 ancillary = [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", size))]
@@ -212,14 +216,6 @@ class Engine:
             self.core.counters["datagram of no protocol of ours"] += 1
         else:
             self._on_foreign(datagram, source)
-
-    def _source(self, where: tuple[str, int] | tuple[str, int, int, int]) -> Address:
-        """An IPv4-only socket's sources are written as a dual-stack one's; a link-local keeps its link."""
-        if self._mapped:
-            return MAPPED + where[0], where[1]
-        if len(where) == 4 and where[3] and "%" not in where[0]:
-            return f"{where[0]}%{where[3]}", where[1]
-        return where[0], where[1]
 
     def _target(self, address: Address) -> Address:
         return (address[0].removeprefix(MAPPED), address[1]) if self._mapped else address

@@ -64,3 +64,7 @@ class SocketRefusedError(TunError):
 
 class PortInUseError(SocketRefusedError):
     """Another program holds the UDP port."""
+
+
+class DataPathError(TunError):
+    """The processes that carry packets cannot be kept running."""

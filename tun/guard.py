@@ -6,6 +6,11 @@
 A source has one rate as whoever it claims to be, and one as whoever proved with a cookie to receive there: a
 spoofer uses up the first only.
 
+Cookie replies have rates of their own, to each address and port and to all together: an answer costs as much
+as a refusal. So an honest caller has its cookie at the first asking, whatever other ports of its own address
+do, unless somebody sends 100 a second in the name of its very address and port, or 20,000 a second from some
+hundred ports; then it has its share of them.
+
 Under load means: more than 256 datagrams with a right mac1 in one second, or half of all partial messages in
 use; it then lasts a second. The counters say what was refused and why.
 """
@@ -24,10 +29,15 @@ from tun.limits import RateLimit
 LOAD_PER_SECOND = 256
 LOAD_LASTS_US = 1_000_000
 CROWDED = fragments.MAX_PARTIAL // 2
-HANDSHAKES_PER_SECOND = 20
+HANDSHAKES_PER_SECOND = 20  # as in WireGuard, the burst too
 HANDSHAKE_BURST = 5
+REPLIES_PER_SECOND = 100  # to one address and port
+REPLY_BURST = 100
+ALL_REPLIES_PER_SECOND = 20_000  # about a seventh of a core
+ALL_REPLIES_BURST = 2000
 KEY_REQUEST_BYTES = 480  # the answer is 1,400: under three times as much
 KEY_NONCE = slice(4, 20)
+NO_MAC2 = bytes(MAC_BYTES)
 MIN_MESSAGE1_BYTES = 600  # every fragment of message 1 has about 1,000
 
 
@@ -49,6 +59,8 @@ class Guard:
         self._counters = counters
         self._partial = fragments.Reassembly()
         self._rate = RateLimit(HANDSHAKES_PER_SECOND, HANDSHAKE_BURST)
+        self._replies = RateLimit(REPLIES_PER_SECOND, REPLY_BURST)
+        self._all_replies = RateLimit(ALL_REPLIES_PER_SECOND, ALL_REPLIES_BURST)
         self._second = 0
         self._in_second = 0
         self._load_until_us = 0
@@ -91,9 +103,12 @@ class Guard:
         return now_us < self._load_until_us
 
     def _proves_address(self, datagram: bytes, source: Address, now_us: int) -> bool:
-        if datagram[-MAC_BYTES:] == bytes(MAC_BYTES):
+        if datagram[-MAC_BYTES:] == NO_MAC2:
             return False
         return fragments.mac2_holds(datagram, self.jar.cookie(packed(source), now_us))
 
     def _ask_for_proof(self, datagram: bytes, source: Address, now_us: int) -> None:
+        if not (self._replies.allow(source, now_us) and self._all_replies.allow(None, now_us)):
+            self._counters["cookie reply over the rate limit"] += 1
+            return
         self._send(self.jar.reply(self._key, fragments.mac1_of(datagram), packed(source), now_us), source)

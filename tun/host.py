@@ -39,6 +39,7 @@ class Host(Protocol):
 
     local: Local
     full_payload: int
+    rekey_zeqonds: int
     hello_to: Callable[[bytes], Hello]
 
     def emit(self, datagram: bytes, address: Address) -> None: ...

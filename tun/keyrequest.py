@@ -24,6 +24,7 @@ from crypto.identity import BadKeys, KeyBundle
 from tun import fragments
 from tun.addresses import Address
 from tun.caller import Caller, Outgoing
+from tun.events import Event, KeysArrived, KeysMissing
 from tun.frames import KEY_REQUEST, KEYS
 from tun.guard import KEY_NONCE, KEY_REQUEST_BYTES
 
@@ -98,3 +99,41 @@ class KeyRequest:
         except (BadKeys, InvalidTag):
             return None
         return bundle if bundle.machine_id == self.machine_id else None
+
+
+class KeyRequests:
+    """Those of one core that are under way."""
+
+    def __init__(self) -> None:
+        self._by_nonce: dict[bytes, KeyRequest] = {}  # by its first 8 bytes
+
+    def start(self, request: KeyRequest) -> None:
+        self._by_nonce[request.answers] = request
+
+    def on_cookie(self, datagram: bytes, source: Address, now_us: int) -> list[tuple[bytes, Address]]:
+        """What is to be sent again."""
+        requests = self._by_nonce.values()
+        return [each for request in requests for each in request.on_cookie(datagram, source, now_us)]
+
+    def on_keys(self, datagram: bytes, source: Address, now_us: int) -> list[Event]:
+        request = self._by_nonce.get(datagram[12:20])
+        bundle = request.on_keys(datagram, source, now_us) if request is not None else None
+        if request is None or bundle is None:
+            return []
+        del self._by_nonce[request.answers]
+        return [KeysArrived(bundle, source)]
+
+    def due(self, now_us: int) -> tuple[list[tuple[bytes, Address]], list[Event]]:
+        """What is to be sent now, and whose keys are missing."""
+        datagrams: list[tuple[bytes, Address]] = []
+        events: list[Event] = []
+        for request in list(self._by_nonce.values()):
+            if request.gave_up(now_us):
+                del self._by_nonce[request.answers]
+                events.append(KeysMissing(request.machine_id))
+            else:
+                datagrams += request.due(now_us)
+        return datagrams, events
+
+    def deadline_us(self) -> int:
+        return min((each.deadline_us() for each in self._by_nonce.values()), default=2**63 - 1)

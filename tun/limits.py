@@ -1,8 +1,9 @@
-"""Token buckets per source, bounded in number: WireGuard's 20 handshakes a second, burst 5."""
+"""Token buckets per source, bounded in number."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Hashable
 
 
 class RateLimit:
@@ -12,11 +13,14 @@ class RateLimit:
         self._cost_us = 1_000_000 // per_second
         self._depth_us = self._cost_us * burst
         self._capacity = capacity
-        self._full_at: OrderedDict[bytes, int] = OrderedDict()  # key -> when its bucket is full again, us
+        self._full_at: OrderedDict[Hashable, int] = OrderedDict()  # key -> when its bucket is full again, us
 
-    def allow(self, key: bytes, now_us: int) -> bool:
-        full_at = max(self._full_at.get(key, 0), now_us) + self._cost_us
-        if full_at - now_us > self._depth_us:
+    def allow(self, key: Hashable, now_us: int) -> bool:
+        full_at = self._full_at.get(key, 0)
+        if full_at < now_us:
+            full_at = now_us
+        full_at += self._cost_us
+        if full_at > now_us + self._depth_us:
             return False
         self._full_at[key] = full_at
         self._full_at.move_to_end(key)

@@ -10,8 +10,11 @@ fixed pair of RFC 6333 and RFC 7335 stands for "the sender" and "the receiver":
 
 Source and destination are rewritten each for itself, so a real address on one side (a home LAN behind B)
 passes as it is. No pool address crosses the wire in a header, in either direction: it would mean another
-machine over there. Checksums are updated incrementally (RFC 1624, equation 3), never computed anew. They
-must be complete: what a TUN with checksum offload hands out (only the pseudo-header's sum) is for later.
+machine over there. Checksums are updated incrementally (RFC 1624, equation 3), never computed anew: a
+complete one, or (`partial`) the pseudo-header's sum that stands in its place where virtio says NEEDS_CSUM.
+
+The fast path asks `plan_out` or `plan_in` once for a pair of addresses, remembers the answer until the pool
+changes, and calls `readdress` for each packet. ICMP errors quote addresses: they go through the Translator.
 """
 
 from __future__ import annotations
@@ -118,52 +121,85 @@ class Translator:
 
     Both directions return whether the packet may travel on, rewritten or not; False (packet untouched) means
     drop it: malformed, or it would carry a pool address over the wire, or the wire's pair into a host.
-    IPv6 packets are none of its business and pass.
+    IPv6 packets are none of its business and pass. `partial`: the transport checksum is left to an offload.
     """
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._own = pool.own.packed
 
-    def to_wire(self, packet: bytearray) -> bool:
+    def to_wire(self, packet: bytearray, partial: bool = False) -> bool:
         """Own address → 192.0.0.1 as source, a peer's name → 192.0.0.2 as destination."""
         peer = bytes(packet[16:20])
         known = self._pool.machine_of(peer) is not None
-        outer = (self._own, WIRE_SOURCE), (peer, WIRE_DESTINATION) if known else _NO_RULE
         # An ICMP error quotes a packet that came the other way.
         inner = (peer, WIRE_SOURCE) if known else _NO_RULE, (self._own, WIRE_DESTINATION)
-        return self._translate(packet, outer, inner, leaving=True)
+        return self._translate(packet, self._rules_out(peer), inner, True, partial)
 
-    def from_wire(self, packet: bytearray, peer_name: bytes) -> bool:
+    def from_wire(self, packet: bytearray, peer_name: bytes, partial: bool = False) -> bool:
         """192.0.0.1 → the sender's 4-byte name here as source, 192.0.0.2 → own address as destination."""
-        outer = (WIRE_SOURCE, peer_name), (WIRE_DESTINATION, self._own)
         inner = (WIRE_SOURCE, self._own), (WIRE_DESTINATION, peer_name)
-        return self._translate(packet, outer, inner, leaving=False)
+        return self._translate(packet, self._rules_in(peer_name), inner, False, partial)
+
+    def outward(self, packet: bytes) -> bytes | None:
+        """`to_wire` for a packet with complete checksums; None: drop it."""
+        if not packet or packet[0] >> 4 != 4:
+            return packet
+        rewritten = bytearray(packet)
+        return bytes(rewritten) if self.to_wire(rewritten) else None
+
+    def inward(self, packet: bytes, peer_name: bytes) -> bytes | None:
+        """`from_wire` for a packet with complete checksums; None: drop it."""
+        if not packet or packet[0] >> 4 != 4:
+            return packet
+        rewritten = bytearray(packet)
+        return bytes(rewritten) if self.from_wire(rewritten, peer_name) else None
+
+    def plan_out(self, source_and_destination: bytes) -> bytes | None:
+        """The 8 bytes of addresses that replace these 8 on the way to the wire; None: drop the packet."""
+        return self._plan(source_and_destination, self._rules_out(source_and_destination[4:]), leaving=True)
+
+    def plan_in(self, source_and_destination: bytes, peer_name: bytes) -> bytes | None:
+        """The 8 bytes that replace these 8 in a packet from the peer of that 4-byte name; None: drop it."""
+        return self._plan(source_and_destination, self._rules_in(peer_name), leaving=False)
+
+    def _rules_out(self, peer: bytes) -> tuple[_Rule, _Rule]:
+        known = self._pool.machine_of(peer) is not None
+        return (self._own, WIRE_SOURCE), (peer, WIRE_DESTINATION) if known else _NO_RULE
+
+    def _rules_in(self, peer_name: bytes) -> tuple[_Rule, _Rule]:
+        return (WIRE_SOURCE, peer_name), (WIRE_DESTINATION, self._own)
 
     def _translate(
-        self, packet: bytearray, outer: tuple[_Rule, _Rule], inner: tuple[_Rule, _Rule], leaving: bool
+        self,
+        packet: bytearray,
+        outer: tuple[_Rule, _Rule],
+        inner: tuple[_Rule, _Rule],
+        leaving: bool,
+        partial: bool,
     ) -> bool:
         end = packet_length(packet)
         if not end or packet[0] >> 4 == 6:
             return bool(end)
-        planned = self._plan(packet, 0, outer, leaving)
+        planned = self._plan(bytes(packet[12:20]), outer, leaving)
         quoted = _quoted_at(packet, end)
-        planned_quoted = self._plan(packet, quoted, inner, leaving) if quoted else b""
+        inside = bytes(packet[quoted + 12 : quoted + 20])
+        planned_quoted = self._plan(inside, inner, leaving) if quoted else b""
         if planned is None or planned_quoted is None:
             return False
         if quoted:
             # The quote's even part: all that changes lies in it, and it keeps 16-bit words in step.
             stop = quoted + ((end - quoted) & ~1)
             before = int.from_bytes(packet[quoted:stop], "big")
-            _readdress(packet, quoted, end, planned_quoted)
+            readdress(packet, quoted, end, planned_quoted)
             after = int.from_bytes(packet[quoted:stop], "big")
             _adjust(packet, ((packet[0] & 15) << 2) + 2, after - before)
-        _readdress(packet, 0, end, planned)
+        readdress(packet, 0, end, planned, partial)
         return True
 
-    def _plan(self, packet: bytearray, at: int, rules: tuple[_Rule, _Rule], leaving: bool) -> bytes | None:
-        """Source and destination (8 bytes) that the header at `at` is to get; None when forbidden."""
-        source, destination = bytes(packet[at + 12 : at + 16]), bytes(packet[at + 16 : at + 20])
+    def _plan(self, addresses: bytes, rules: tuple[_Rule, _Rule], leaving: bool) -> bytes | None:
+        """Source and destination (8 bytes) that a header with these is to get; None when forbidden."""
+        source, destination = addresses[:4], addresses[4:]
         new_source = rules[0][1] if source == rules[0][0] else source
         new_destination = rules[1][1] if destination == rules[1][0] else destination
         old, new = (source, destination), (new_source, new_destination)
@@ -190,28 +226,32 @@ def _is_later_fragment(packet: bytearray, at: int) -> bool:
     return bool((packet[at + 6] << 8 | packet[at + 7]) & 0x1FFF)
 
 
-def _readdress(packet: bytearray, at: int, end: int, addresses: bytes) -> None:
-    """Gives the IPv4 header at `at` its two addresses and mends its and the transport's checksum.
+def readdress(buffer: bytearray, at: int, end: int, addresses: bytes, partial: bool = False) -> None:
+    """Gives the IPv4 packet buffer[at:end] its two addresses (8 bytes) and mends IP and transport checksum.
 
     What follows a later fragment's header, or lies past `end` in a truncated quote, has no checksum to mend.
     """
-    difference = int.from_bytes(addresses, "big") - int.from_bytes(packet[at + 12 : at + 20], "big")
+    difference = int.from_bytes(addresses, "big") - int.from_bytes(buffer[at + 12 : at + 20], "big")
     if not difference:
         return
-    packet[at + 12 : at + 20] = addresses
-    _adjust(packet, at + 10, difference)
-    offset = _CHECKSUM_AT.get(packet[at + 9])
-    if offset is None or _is_later_fragment(packet, at):
+    buffer[at + 12 : at + 20] = addresses
+    _adjust(buffer, at + 10, difference)
+    offset = _CHECKSUM_AT.get(buffer[at + 9])
+    if offset is None or _is_later_fragment(buffer, at):
         return
-    field = at + ((packet[at] & 15) << 2) + offset
+    field = at + ((buffer[at] & 15) << 2) + offset
     if field + 2 > end:
         return
-    if packet[at + 9] != _UDP:
-        _adjust(packet, field, difference)
-    elif packet[field] or packet[field + 1]:  # in UDP 0 means "none", and a sum of 0 is sent as 65535
-        _adjust(packet, field, difference)
-        if not (packet[field] or packet[field + 1]):
-            packet[field : field + 2] = b"\xff\xff"
+    if partial:
+        # Not complemented, so it is added to; and never 0, which in UDP would mean "none".
+        total = ((buffer[field] << 8 | buffer[field + 1]) + difference) % 0xFFFF or 0xFFFF
+        buffer[field : field + 2] = total.to_bytes(2, "big")
+    elif buffer[at + 9] != _UDP:
+        _adjust(buffer, field, difference)
+    elif buffer[field] or buffer[field + 1]:  # in UDP 0 means "none", and a sum of 0 is sent as 65535
+        _adjust(buffer, field, difference)
+        if not (buffer[field] or buffer[field + 1]):
+            buffer[field : field + 2] = b"\xff\xff"
 
 
 def _adjust(packet: bytearray, field: int, difference: int) -> None:

@@ -1,4 +1,4 @@
-"""The host's side of the TUN: addresses, MTU, routes, undone on exit or, after a crash, at the next start.
+"""The host's side of the TUN, undone on exit or, after a crash, at the next start.
 
 pyroute2 is called in a worker thread, with one socket per call. It ignores keywords that it does not know,
 so every change is read back. The journal says, before each change, what to undo.
@@ -20,7 +20,7 @@ from ipaddress import (
 )
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import trio
 from pyroute2.netlink.exceptions import NetlinkError
@@ -28,33 +28,36 @@ from pyroute2.netlink.exceptions import NetlinkError
 from tun.errors import DeviceGoneError, NetworkError, RouteConflictError
 from tun.interfaces import local_addresses, watch_changes
 from tun.journal import Journal, journaled
+from tun.link import Limits, limits_of, mtu_and_up, set_limits
 from tun.netlink import explained, netlink, taken
 
 __all__ = ["Network", "local_addresses", "undo_leftovers", "watch_changes"]
 
 IPInterface: TypeAlias = IPv4Interface | IPv6Interface
 IPNetwork: TypeAlias = IPv4Network | IPv6Network
+_T = TypeVar("_T")
 
 CLOSE_SECONDS: Final = 2.0
+QUEUE_PACKETS: Final = 1000  # as a network card's; a TUN's own are 500
 
 # linux/rtnetlink.h, linux/if.h
 ROUTE_PROTOCOL: Final = 90  # marks our routes; `ip route` shows "proto 90"
 _MAIN_TABLE: Final = 254
 _SCOPE_LINK: Final = 253
 _SCOPE_GLOBAL: Final = 0
-_IFF_UP: Final = 0x1
 
 _UNDONE: Final = {
     "route": "route to {} removed",
     "address": "address {} removed",
     "mtu": "MTU set back to {}",
+    "limits": "largest super-packets and queue length set back to {}",
     "up": "link set down",
 }
 _ALREADY_GONE: Final = frozenset({errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV, errno.ENOENT})
 
 
 class Network:
-    """Addresses, MTU and routes of one TUN; an async context manager that undoes them at its end.
+    """Addresses, MTU, limits and routes of one TUN; an async context manager that undoes them at its end.
 
     Methods raise NetworkError, JournalError or DeviceGoneError; a method that raises has changed nothing
     that `close` or the journal would not undo.
@@ -75,12 +78,16 @@ class Network:
     ) -> None:
         await self.close()
 
-    async def configure(self, addresses: Sequence[IPInterface], mtu: int) -> None:
+    async def configure(
+        self, addresses: Sequence[IPInterface], mtu: int, gso_max_size: int = 0, gso_max_segs: int = 0
+    ) -> Limits:
         """Sets the MTU in bytes, brings the link up, and makes `addresses` the ones that we have on it.
 
-        Addresses that somebody else put there stay. Can be called again.
+        Addresses that somebody else put there stay. `gso_max_size` in bytes, up to 65,536, and `gso_max_segs`
+        bound the super-packets that the kernel hands over; 0 leaves them. A kernel that does not take those
+        keeps what is returned. Can be called again.
         """
-        await self._run(lambda: self._configure(addresses, mtu))
+        return await self._run(lambda: self._configure(addresses, mtu, gso_max_size, gso_max_segs))
 
     async def add_route(self, network: IPNetwork) -> None:
         """Routes `network` to the TUN; nothing happens when we already do. Raises RouteConflictError also."""
@@ -102,31 +109,45 @@ class Network:
                 " the next start of zeqnode does it."
             )
 
-    async def _run(self, change: Callable[[], None]) -> None:
+    async def _run(self, change: Callable[[], _T]) -> _T:
         async with self._lock:
-            await trio.to_thread.run_sync(change)
+            return await trio.to_thread.run_sync(change)
 
     def _open_journal(self) -> Journal:
         if self._journal is None:
             self._journal = Journal(self._path, self._device, _index_of(self._device))
         return self._journal
 
-    def _configure(self, addresses: Sequence[IPInterface], mtu: int) -> None:
+    def _configure(
+        self, addresses: Sequence[IPInterface], mtu: int, gso_max_size: int, gso_max_segs: int
+    ) -> Limits:
         with netlink() as ip:
             journal = self._open_journal()
             index = journal.index
-            old_mtu, up = _link(ip, index, self._device)
+            old_mtu, up = mtu_and_up(ip, index, self._device)
             if old_mtu != mtu:
                 with journaled(journal, "mtu", str(old_mtu)), explained(f"setting the MTU to {mtu}"):
                     ip.link("set", index=index, mtu=mtu)
+            limits = self._set_limits(ip, journal, gso_max_size, gso_max_segs)  # before packets can come
             if not up:
                 with journaled(journal, "up", ""), explained(f"bringing {self._device} up"):
                     ip.link("set", index=index, state="up")
-            if _link(ip, index, self._device) != (mtu, True):
+            if mtu_and_up(ip, index, self._device) != (mtu, True):
                 raise NetworkError(
                     f"{self._device} did not take MTU {mtu} and state up: see the kernel's log."
                 )
             self._set_addresses(ip, journal, addresses)
+        return limits
+
+    def _set_limits(self, ip: Any, journal: Journal, size: int, segments: int) -> Limits:
+        old = limits_of(ip, journal.index, self._device)
+        queue = max(QUEUE_PACKETS, old.txqlen)
+        wanted = Limits(size or old.gso_max_size, segments or old.gso_max_segs, queue)
+        if old == wanted:
+            return old
+        with journaled(journal, "limits", " ".join(map(str, old))):
+            set_limits(ip, journal.index, wanted)
+        return limits_of(ip, journal.index, self._device)
 
     def _set_addresses(self, ip: Any, journal: Journal, addresses: Sequence[IPInterface]) -> None:
         wanted = {str(address) for address in addresses}
@@ -206,6 +227,8 @@ def _undo_one(ip: Any, journal: Journal, kind: str, value: str) -> bool:
                 ip.addr("delete", index=journal.index, address=str(interface.ip), prefixlen=prefixlen)
             elif kind == "mtu":
                 ip.link("set", index=journal.index, mtu=int(value))
+            elif kind == "limits":
+                set_limits(ip, journal.index, Limits(*map(int, value.split())))
             elif kind == "up":
                 ip.link("set", index=journal.index, state="down")
     except (NetworkError, DeviceGoneError) as error:
@@ -227,13 +250,6 @@ def _index_of(device: str) -> int:
         return socket.if_nametoindex(device)
     except OSError as error:
         raise DeviceGoneError(f"There is no interface {device} any more: start the node again.") from error
-
-
-def _link(ip: Any, index: int, device: str) -> tuple[int, bool]:
-    """(MTU in bytes, up)"""
-    with explained(f"reading the state of {device}"):
-        (message,) = ip.link("get", index=index)
-    return message.get("IFLA_MTU"), bool(message["flags"] & _IFF_UP)
 
 
 def _addresses(ip: Any, index: int) -> set[IPInterface]:

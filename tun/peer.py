@@ -15,10 +15,8 @@ Timers, none of which an unauthenticated datagram can move:
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 
 from crypto.errors import LocalFault, PeerFault
-from crypto.session import REKEY_ZEQONDS
 from tun import control
 from tun.addresses import Address
 from tun.control import Control
@@ -29,24 +27,14 @@ from tun.handshakes import Handshakes
 from tun.host import NO_TOKEN_ID, Host, PeerConfig
 from tun.keypairs import Keypair, Keypairs
 from tun.paths import NEVER, Ask, Paths
+from tun.seam import Carried
+from tun.timers import Timers
+from tun.traffic import Traffic
 
-KEEPALIVE_US = 10_000_000
-NO_REPLY_US = 15_000_000  # keepalive + rekey timeout
 PERSISTENT_US = 25_000_000
 BACKOFF_MAX_US = 600_000_000
 REKEY_ON_RECEIVE_ZEQONDS = 212
-IN_USE_US = 60_000_000
 MAX_STAGED = 128
-
-
-@dataclass(slots=True)
-class Traffic:
-    """Counters of inner bytes and packets."""
-
-    sent_bytes: int = 0
-    sent_packets: int = 0
-    received_bytes: int = 0
-    received_packets: int = 0
 
 
 class Peer:
@@ -64,15 +52,12 @@ class Peer:
         self.paths = Paths(host.full_payload, host.local.entropy)
         self.behind_nat = False
         self.rtt_us: int | None = None
-        self.last_received_us = -1
+        self.timers = Timers()
         self.last_handshake_us = -1
         self.armed_us = NEVER
+        self.span = False  # what a worker sends in, and the loss that the peer reports to it
+        self.loss: float | None = None
         self._staged: deque[tuple[Kind, bytes]] = deque(maxlen=MAX_STAGED)
-        self._last_sent_us = -1
-        self._last_data_us = -IN_USE_US
-        self._keepalive_us = NEVER
-        self._keepalive_again = False
-        self._no_reply_us = NEVER
         self._persistent_us = now_us if config.eager and not guest else NEVER
         self._backoff_us = PERSISTENT_US
         self._met = False  # there was a session since the start
@@ -110,12 +95,9 @@ class Peer:
             return
         self.traffic.sent_bytes += len(packet)
         self.traffic.sent_packets += 1
-        self._last_data_us = now_us
-        self._keepalive_us = NEVER
-        if self._no_reply_us == NEVER:
-            self._no_reply_us = now_us + NO_REPLY_US
-            self._host.arm(self, self._no_reply_us)
-        if keypair.initiator and keypair.session.elapsed_zeqonds(now_us) >= REKEY_ZEQONDS:
+        self.timers.sent_data(now_us)
+        self._host.arm(self, self.timers.no_reply_us)
+        if keypair.initiator and keypair.session.elapsed_zeqonds(now_us) >= self._host.rekey_zeqonds:
             self.handshakes.connect(now_us, unix_us)
 
     def send_control(self, message: Control, now_us: int, unix_us: int) -> None:
@@ -152,7 +134,7 @@ class Peer:
             self._host.emit(datagram, address)
         keypair.used = True
         if address == self.paths.endpoint:  # elsewhere goes only a challenge or its echo
-            self._last_sent_us = now_us
+            self.timers.last_sent_us = now_us
         return True
 
     # ------------------------------------------------------------------ what its handshakes tell it
@@ -164,7 +146,7 @@ class Peer:
     def established(self, keypair: Keypair, now_us: int, unix_us: int) -> None:
         """A session is up; the initiator's first record, sent from here, confirms it to the other side."""
         self.last_handshake_us = now_us
-        self._no_reply_us = NEVER
+        self.timers.no_reply_us = NEVER
         self.paths.ask_again(now_us)
         self._persistent_us = now_us + PERSISTENT_US
         self._backoff_us = PERSISTENT_US
@@ -208,17 +190,32 @@ class Peer:
         except (PeerFault, LocalFault):
             self._host.count("record refused")
             return
+        self.heard(keypair, source, len(datagram), now_us, unix_us)
+        if plaintext:
+            self._dispatch(plaintext, source, len(datagram), now_us, unix_us)
+
+    def heard(self, keypair: Keypair, source: Address, size: int, now_us: int, unix_us: int) -> None:
+        """Authentic records of `size` bytes came in this session, from there."""
         if keypair is not self.keypairs.current and keypair in self.keypairs.unconfirmed:
             self.handshakes.confirm(keypair, now_us, unix_us)
         if source != self.paths.endpoint:
-            self.paths.heard(source, len(datagram), now_us)
+            self.paths.heard(source, size, now_us)
             self._host.arm(self, now_us)
-        self.last_received_us = now_us
-        self._no_reply_us = NEVER
+        self.timers.heard(now_us)
         if keypair.initiator and keypair.session.elapsed_zeqonds(now_us) >= REKEY_ON_RECEIVE_ZEQONDS:
             self.handshakes.connect(now_us, unix_us)
-        if plaintext:
-            self._dispatch(plaintext, source, len(datagram), now_us, unix_us)
+
+    def carried(self, told: Carried, now_us: int, unix_us: int) -> None:
+        """What a worker of the data path did for this peer; the timers follow as if we had done it."""
+        self.traffic.add(told)
+        self.span, self.loss = told.span, told.loss if told.loss >= 0 else None
+        self.timers.carried(told)
+        keypair = self.keypairs.current
+        if keypair is not None and keypair.initiator:
+            elapsed = keypair.session.elapsed_zeqonds(now_us)
+            if elapsed >= (self._host.rekey_zeqonds if told.sent_packets else REKEY_ON_RECEIVE_ZEQONDS):
+                self.handshakes.connect(now_us, unix_us)
+        self._host.arm(self, self.deadline_us())
 
     def _dispatch(self, plaintext: bytes, source: Address, size: int, now_us: int, unix_us: int) -> None:
         kind, body = plaintext[0], plaintext[PREFIX_BYTES:]
@@ -228,12 +225,9 @@ class Peer:
                 return
             self.traffic.received_bytes += len(body)
             self.traffic.received_packets += 1
-            self._last_data_us = now_us
             self._host.deliver(self, body)
-            self._keepalive_again = True
-            if self._keepalive_us == NEVER:
-                self._keepalive_us = now_us + KEEPALIVE_US
-                self._host.arm(self, self._keepalive_us)
+            self.timers.received_data(now_us, now_us)
+            self._host.arm(self, self.timers.keepalive_us)
         elif kind == Kind.CONTROL:
             self.conversation.receive(body, source, now_us, unix_us)
         elif kind == Kind.PATH_CHALLENGE:
@@ -259,13 +253,9 @@ class Peer:
         """Do what is due; returns the next deadline."""
         self._expire(now_us)
         self.handshakes.drive(now_us, unix_us)
-        if now_us >= self._keepalive_us:
-            # Whoever moves right after its keepalive hears nothing any more: so there is a second one.
+        if self.timers.take_keepalive(now_us):
             self._send_keepalive(now_us)
-            self._keepalive_us = now_us + KEEPALIVE_US if self._keepalive_again else NEVER
-            self._keepalive_again = False
-        if now_us >= self._no_reply_us:
-            self._no_reply_us = NEVER
+        if self.timers.take_no_reply(now_us):
             self.handshakes.connect(now_us, unix_us)
         self.conversation.tick(now_us)
         if now_us >= self._persistent_us:
@@ -291,16 +281,15 @@ class Peer:
             if reachable_only_if_kept or not self._met:
                 self.handshakes.connect(now_us, unix_us, brief=True)
         elif reachable_only_if_kept:
-            if now_us - self._last_sent_us >= PERSISTENT_US:
+            if now_us - self.timers.last_sent_us >= PERSISTENT_US:
                 self._send_keepalive(now_us)
             else:
-                self._persistent_us = self._last_sent_us + PERSISTENT_US
-            if keypair.session.elapsed_zeqonds(now_us) >= REKEY_ZEQONDS:
+                self._persistent_us = self.timers.last_sent_us + PERSISTENT_US
+            if keypair.session.elapsed_zeqonds(now_us) >= self._host.rekey_zeqonds:
                 self.handshakes.connect(now_us, unix_us, brief=True)
 
     def _drive_paths(self, now_us: int) -> None:
-        in_use = now_us - self._last_data_us < IN_USE_US
-        for request in self.paths.due(now_us, in_use):
+        for request in self.paths.due(now_us, self.timers.in_use(now_us)):
             if request.ask is Ask.CHALLENGE:
                 self.send_kind(Kind.PATH_CHALLENGE, request.value, now_us, to=request.address)
             else:
@@ -321,8 +310,7 @@ class Peer:
     def deadline_us(self) -> int:
         return min(
             self.handshakes.deadline_us(),
-            self._keepalive_us,
-            self._no_reply_us,
+            self.timers.deadline_us(),
             self._persistent_us,
             self.conversation.hello_us,
             self.paths.deadline_us() if self.keypairs.current is not None else NEVER,
@@ -345,5 +333,5 @@ class Peer:
         """Drop every key and whatever waited for one."""
         self.handshakes.forget()
         self._staged.clear()
-        self._keepalive_us = self._no_reply_us = NEVER
+        self.timers.forget()
         self.conversation.end()

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from crypto.cookies import (
     COOKIE_REPLY_BYTES,
+    COOKIE_SECRET_US,
+    COOKIES_KEPT,
     REFUSAL_BYTES,
     CookieJar,
     Refusal,
@@ -201,3 +203,13 @@ def test_arbitrary_bytes_are_no_refusal(data: bytes) -> None:
         open_refusal(data, KEY)
     with pytest.raises(HandshakeRefused):
         open_refusal(data.ljust(REFUSAL_BYTES, b"\0")[:REFUSAL_BYTES], KEY)
+
+
+def test_cookies_are_the_same_again_until_the_secret_changes_and_few_are_kept() -> None:
+    door = jar()
+    sources = [number.to_bytes(6, "big") for number in range(3 * COOKIES_KEPT)]
+    cookies = [door.cookie(source, 0) for source in sources]
+    assert len(set(cookies)) == len(sources)
+    assert [door.cookie(source, COOKIE_SECRET_US - 1) for source in sources] == cookies
+    assert len(door._cookies) <= COOKIES_KEPT
+    assert not set(cookies) & {door.cookie(source, COOKIE_SECRET_US) for source in sources}

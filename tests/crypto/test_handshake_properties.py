@@ -6,6 +6,8 @@ late, changed. Besides, every single byte of every message is changed, exhaustiv
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from dataclasses import dataclass, field
 
 import pytest
@@ -14,9 +16,10 @@ from hypothesis import strategies as st
 
 from crypto.cookies import MAC_BYTES
 from crypto.errors import HandshakeRefused
-from crypto.handshake import Answer, Initiator, Opening, Responder
+from crypto.handshake import Answer, Initiator, Opening, Responder, mesh_psk
 from crypto.identity import MachineKeys
-from crypto.kem import HybridKey, RealPrimitives
+from crypto.kem import PARSED_KEYS, HybridKey, RealPrimitives, hmac_sha256, kem_public_key
+from crypto.pulse import zeqond
 from tests.pair import SECOND, Node, Wire, at, ipv6
 from tun.frames import RECORD
 from tun.keypairs import Keypair
@@ -338,3 +341,35 @@ def test_a_session_whose_confirming_record_was_lost_is_confirmed_by_a_later_one(
         sent.append(wire.send(a, b, len(sent).to_bytes(1, "big")))
         wire.run(1)
     assert [packet_ for _, packet_ in b.packets] == sent
+
+
+# ------------------------------------------------------------------ what is quick is the same as what is slow
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(max_size=300))
+@example(bytes(32), b"")
+@example(bytes(31) + b"\1", b"\xff")
+@example(b"\xff" * 32, bytes(64))
+def test_hmac_is_that_of_the_standard_library(key: bytes, data: bytes) -> None:
+    assert hmac_sha256(key, data) == hmac.new(key, data, hashlib.sha256).digest()
+
+
+@pytest.mark.parametrize("size", [16, 31, 32, 33, 64, 65, 200])
+def test_a_private_meshs_secret_may_have_any_length(size: int) -> None:
+    secret, ids = bytes(range(size)), (KEYS["a"].machine_id, KEYS["b"].machine_id)
+    text = "|".join([*(each.hex() for each in ids), bytes(32).hex(), str(zeqond(5_000))])
+    expected = hmac.new(secret, text.encode(), hashlib.sha256).digest()
+    assert mesh_psk(secret, *ids, bytes(32), 5_000_000) == expected
+
+    initiator = Initiator(STATIC["a"], KEYS["a"].bundle, KEYS["b"].bundle, RealPrimitives(), secret)
+    responder = Responder(initiator.message1(Opening(1, 0)), STATIC["b"], KEYS["b"].bundle, secret)
+    message2, theirs = responder.message2(Answer(64), RealPrimitives())
+    ours, _ = initiator.read_message2(message2)
+    assert ours.root == theirs.root
+
+
+def test_no_more_parsed_keys_are_kept_than_the_limit() -> None:
+    for number in range(2 * PARSED_KEYS):
+        keys = MachineKeys.from_bytes(number.to_bytes(128, "big"))
+        assert type(keys.bundle).from_bytes(keys.bundle.to_bytes()).machine_id == keys.machine_id
+    assert kem_public_key.cache_info().currsize <= PARSED_KEYS

@@ -291,7 +291,7 @@ def test_forget_is_final_and_may_be_repeated(recorder: type[Recorder]) -> None:
 
 def state(session: Session) -> tuple[object, ...]:
     """What a record may change, but for lane keys, which anyone's record may have derived."""
-    windows = {key: (window._next, set(window._holes)) for key, (_, window) in session._receiving.items()}
+    windows = {key: (window.next, set(window._holes)) for key, (_, window) in session._receiving.items()}
     used = {key: value for key, value in windows.items() if value != (0, set())}
     return used, session._epoch, session.expired, dict(session._secrets)
 
@@ -344,7 +344,7 @@ def test_what_forged_records_can_make_it_derive_is_bounded() -> None:
                     responder.open(iv, noise.randbytes(40), zeqond * ZEQOND_US)
         assert len(responder._receiving) <= 3 * LANES
         assert len(responder._secrets) <= 3
-        assert not any(window._next for _, window in responder._receiving.values())
+        assert not any(window.next for _, window in responder._receiving.values())
 
 
 # ---------------------------------------------------------------------------------- the nonce
@@ -354,7 +354,7 @@ def test_a_lane_refuses_before_its_sequence_wraps_and_works_again_in_the_next_ep
     initiator, responder = joined()
     lane = initiator.open_lane()
     lane.seal(b"", 0)
-    lane._sequence = MAX_SEQUENCE - 2
+    lane.sequence = MAX_SEQUENCE - 2
     for _ in range(2):
         assert responder.open(*lane.seal(b"late", 0), 0) == b"late"
     for now_us in (0, 0, EPOCH_US - 1):
@@ -418,7 +418,7 @@ class NonceMachine(RuleBasedStateMachine):
         workers = self.workers[side]
         if workers:
             lane = workers[which % len(workers)]
-            lane._sequence = max(lane._sequence, MAX_SEQUENCE - left)
+            lane.sequence = max(lane.sequence, MAX_SEQUENCE - left)
 
     @rule(side=st.integers(0, 1), which=st.integers(0, 63), count=st.integers(1, 6))
     def seal(self, side: int, which: int, count: int) -> None:
@@ -428,7 +428,7 @@ class NonceMachine(RuleBasedStateMachine):
             try:
                 record = lane.seal(b"payload", self.now_us[side])
             except LaneExhausted:
-                assert lane._sequence == MAX_SEQUENCE
+                assert lane.sequence == MAX_SEQUENCE
                 return
             except SessionExpired:
                 assert self.sessions[side].elapsed_zeqonds(self.now_us[side]) >= REJECT_ZEQONDS

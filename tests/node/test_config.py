@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from node import config as module
-from node.config import Config, Interface, Listen, PeerOptions, default_state, host_name
+from node.config import Config, Engine, Interface, Listen, PeerOptions, default_state, host_name
 from node.errors import LoosePermissions, StorageFailed, Usage
 
 FILE = Path("/etc/zeqnode/zeqnode.toml")
@@ -36,6 +36,12 @@ serve = ["192.168.7.0/24", "2001:DB8:1::/48"]
 ipv4_pool = "100.64.0.0/10"
 [mesh]
 secret_file = "/etc/zeqnode/mesh.secret"
+[engine]
+queues = 2
+mode = "segments"
+without = ["udp_gro", "uso"]
+rekey_seconds = 5
+largest_payload = 1232
 [peers.cafe]
 allowed_ips = ["192.168.8.0/24", "10.1.2.3"]
 keepalive = true
@@ -64,6 +70,7 @@ def test_every_key_is_read() -> None:
         IPv4Network("100.64.0.0/10"),
     )
     assert config.mesh.secret_file == Path("/etc/zeqnode/mesh.secret")
+    assert config.engine == Engine(2, "segments", ("uso", "udp_gro"), 5, 1232)
     networks = (IPv4Network("192.168.8.0/24"), IPv4Network("10.1.2.3/32"))
     assert config.peer("cafe", "other") == PeerOptions(networks, True, ("198.51.100.7:51777",))
     assert config.peer("renamed", FINGERPRINT) == PeerOptions(keepalive=True)
@@ -77,6 +84,7 @@ def test_an_empty_file_and_none_mean_the_defaults() -> None:
         assert config.interface == Interface("zeq0", 1404, (), (), IPv4Network("198.18.0.0/16"))
         assert (config.node.name, config.node.state) == (host_name(), default_state())
         assert (config.mesh.secret_file, config.peers) == (None, {})
+        assert config.engine == Engine("auto", "auto", (), 120, 0)
 
 
 def test_effective_values_are_plain() -> None:
@@ -85,13 +93,26 @@ def test_effective_values_are_plain() -> None:
     assert found["node"]["state"] == "/srv/zeqnode"
     assert found["peers"]["cafe"]["keepalive"] is True
     assert Config().to_dict()["mesh"] == {"secret_file": None}
+    assert found["engine"]["without"] == ["uso", "udp_gro"]
+    assert (found["engine"]["queues"], Config().to_dict()["engine"]["queues"]) == (2, "auto")
+
+
+@pytest.mark.parametrize(
+    ("cores", "queues"), [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (8, 4), (16, 8), (64, 8)]
+)
+def test_queues_go_by_the_cores_that_we_may_use(
+    cores: int, queues: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(cores)))
+    assert parse("").engine.queue_count() == queues
+    assert parse("[engine]\nqueues = 16").engine.queue_count() == 16
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
         ("[listn]\nport = 1", ", line 1: there is no section [listn]; did you mean listen?"),
-        ("[zzz]", ", line 1: there is no section [zzz]; there are node, listen, interface, mesh, peers"),
+        ("[zzz]", ", line 1: there is no section [zzz]; there are node, listen, interface, mesh, engine, "),
         ("port = 1", ", line 1: there is no section [port]; there are node,"),
         ("[listen]\n# port\nprot = 1", ", line 3: there is no key prot in [listen]; did you mean port?"),
         ("[mesh]\nx = 1", ", line 2: there is no key x in [mesh]; there are secret_file"),
@@ -174,6 +195,46 @@ def test_effective_values_are_plain() -> None:
             f"[peers.{FINGERPRINT}]\n[peers.{FINGERPRINT.replace('-', '')}]",
             ", line 2: [peers.abcdabcd",
         ),
+        (
+            "[engine]\nqueues = 17",
+            ', line 2: queues in [engine] must be "auto" or a whole number from 1 to 16, not 17',
+        ),
+        (
+            '[engine]\nqueues = "many"',
+            ', line 2: queues in [engine] must be "auto" or a whole number from 1 to 16, not "many"',
+        ),
+        (
+            '[engine]\nmode = "fast"',
+            ', line 2: mode in [engine] must be one of auto, span, segments, not "fast"',
+        ),
+        (
+            '[engine]\nwithout = "uso"',
+            ', line 2: without in [engine] must be a list, as in ["uso"], not "uso"',
+        ),
+        (
+            '[engine]\nwithout = ["uso", "gso"]',
+            ', line 2: without in [engine] may have uso, tso, vnet_hdr, udp_segment, udp_gro, not "gso"',
+        ),
+        (
+            "[engine]\nwithout = [1]",
+            ", line 2: without in [engine] may have uso, tso, vnet_hdr, udp_segment,",
+        ),
+        (
+            '[engine]\nwithout = ["tso", "uso", "tso"]',
+            ', line 2: without in [engine] has "tso" twice; keep one of them',
+        ),
+        (
+            "[engine]\nrekey_seconds = 4",
+            ", line 2: rekey_seconds in [engine] must be a whole number from 5 to 120, not 4",
+        ),
+        (
+            "[engine]\nlargest_payload = 1231",
+            ", line 2: largest_payload in [engine] must be 0 or a whole number from 1232 to 65507, not 1231",
+        ),
+        (
+            "[engine]\nlargest_payload = false",
+            ", line 2: largest_payload in [engine] must be 0 or a whole number from 1232 to 65507, not false",
+        ),
         ("[node\n", " is not valid TOML: "),
         ("[node]\n[node]", " is not valid TOML: "),
         ("x = " + "[" * 5000, " is not valid TOML: nested too deeply"),
@@ -241,7 +302,7 @@ def taken_or_refused(text: str) -> None:
     except Usage as error:
         refusal = str(error)
     else:
-        assert config.to_dict().keys() == {"node", "listen", "interface", "mesh", "peers"}
+        assert config.to_dict().keys() == {*module._SECTIONS, "peers"}
         return
     assert refusal.startswith(str(FILE))
     assert "\n" not in refusal

@@ -80,6 +80,11 @@ def peer(state: str, **changed: Any) -> dict[str, Any]:
     return {**known, **unknown, "sent_bytes": 0, "received_bytes": 0, **changed}
 
 
+def engine(**changed: Any) -> dict[str, Any]:
+    tun, udp = {"vnet_hdr": True, "tso": True, "uso": True}, {"segment": True, "gro": True}
+    return {"queues": 1, "mode": "auto", "restarts": 0, "tun": tun, "udp": udp, **changed}
+
+
 def page(*peers: dict[str, Any], verbose: bool = False, **changed: Any) -> str:
     answer = {
         "machine": {"name": "home", "slug": "ZEQ07", "fingerprint": "f", "version": "1", "uptime_s": 1},
@@ -88,6 +93,7 @@ def page(*peers: dict[str, Any], verbose: bool = False, **changed: Any) -> str:
         "peers": list(peers),
         "invitations_open": 0,
         "counters": {},
+        "engine": engine(),
     }
     return render.status(answer | changed, verbose=verbose).plain
 
@@ -123,11 +129,45 @@ def test_unknown_values_are_dashes_and_known_ones_have_units() -> None:
     assert inside.strip() == "fd5a::2  direct, 192.0.2.1:1"
 
 
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({}, "1 queue, all offloads"),
+        (
+            {"queues": 4, "mode": "segments", "restarts": 1},
+            "4 queues, segments only, 1 restart, all offloads",
+        ),
+        (
+            {"queues": 2, "udp": {"segment": True, "gro": False}},
+            "2 queues; without: UDP_GRO (forced by the configuration or refused by this kernel)",
+        ),
+        (
+            {
+                "restarts": 2,
+                "tun": dict.fromkeys(("vnet_hdr", "tso", "uso"), False),
+                "udp": dict.fromkeys(("segment", "gro"), False),
+            },
+            "1 queue, 2 restarts; without: vnet_hdr, TSO, USO, UDP_SEGMENT, UDP_GRO"
+            " (forced by the configuration or refused by this kernel)",
+        ),
+    ],
+)
+def test_the_data_path_is_one_line(changed: dict[str, Any], line: str) -> None:
+    assert f"\n  data path    {line}\n" in page(engine=engine(**changed))
+
+
+def test_a_node_of_the_version_before_has_no_data_path_to_show() -> None:
+    assert "\n  data path    –\n" in page(engine=None)
+
+
 def test_verbose_adds_what_was_refused() -> None:
     details = peer("connected", epoch=3, payload=1200, behind_nat=True, networks=["10.0.0.0/8"])
     text = page(details, verbose=True, counters={"mac1": 12, "replay": 3})
     assert "epoch 3, payload 1200, behind NAT yes" in text
     assert "10.0.0.0/8" in text
+    quick = page(peer("connected", mode="span", loss=0.00123, payload=1200), verbose=True)
+    assert "payload 1200, mode span, loss 0.12%" in quick
+    assert "loss" not in page(peer("connected", mode="segments", loss=None), verbose=True)
     assert "  mac1    12\n  replay   3" in text
     assert "Nothing was refused." in page(verbose=True)
     assert "mac1" not in page(counters={"mac1": 12})

@@ -24,6 +24,7 @@ from tun.core import TunnelCore
 from tun.device import MemoryTun
 from tun.engine import Engine, boot_us, open_socket
 from tun.host import PeerConfig
+from tun.sockets import SOL_UDP, UDP_GRO
 
 ACK_EVERY = 32
 
@@ -64,6 +65,7 @@ async def main(host: str, ack_fd: int) -> None:
         config = PeerConfig(KeyBundle.from_bytes(bytes.fromhex(bundle)), eager=False)
         core.add_peer(config, [], boot_us())
     with closing(MemoryTun()) as device, closing(open_socket(host, 0)) as udp:
+        udp.setsockopt(SOL_UDP, UDP_GRO, 1)  # as the node's own is, where the kernel has it
         async with trio.open_nursery() as nursery:
             await nursery.start(Engine(core, device, udp, lambda event: None).run)
             say({"port": udp.getsockname()[1], "buffer": udp.getsockopt(1, 8)})  # SOL_SOCKET, SO_RCVBUF

@@ -25,11 +25,12 @@ from tests.pair import ipv6
 from tests.scale import seconds, times
 from tun.addresses import MAPPED, Address
 from tun.core import TunnelCore
-from tun.engine import SOL_UDP, UDP_SEGMENT, boot_us, unix_us
+from tun.engine import boot_us, unix_us
 from tun.events import Connected, Event, Ponged
 from tun.frames import FIRST_OURS, HEAD_BYTES, LAST_TUNNEL_TYPE, MESSAGE1, RECORD, SPAN
 from tun.host import PeerConfig
 from tun.keyrequest import KeyRequest
+from tun.sockets import SOL_UDP, UDP_SEGMENT
 
 ROOT = Path(__file__).parents[2]
 NODE = "127.90.0.1"

@@ -14,7 +14,16 @@ from tests.pair import SECOND, at
 from tun import fragments
 from tun.addresses import Address
 from tun.frames import COOKIE, KEY_REQUEST, MESSAGE1
-from tun.guard import HANDSHAKE_BURST, HANDSHAKES_PER_SECOND, LOAD_PER_SECOND, Guard
+from tun.guard import (
+    ALL_REPLIES_BURST,
+    ALL_REPLIES_PER_SECOND,
+    HANDSHAKE_BURST,
+    HANDSHAKES_PER_SECOND,
+    LOAD_PER_SECOND,
+    REPLIES_PER_SECOND,
+    REPLY_BURST,
+    Guard,
+)
 from tun.limits import RateLimit
 
 MACHINE_ID, LOOKUP = bytes(range(32)), bytes(range(16))
@@ -252,3 +261,40 @@ def test_half_of_all_partial_messages_are_load_and_it_ends_when_they_have_expire
     door.sent.clear()
     assert door.admit(message(1000), now_us=10 * SECOND) == [body(1000)]
     assert not door.sent
+
+
+# ------------------------------------------------------------------ what answering a flood costs
+
+
+def test_a_flood_from_one_port_is_answered_so_often_and_no_more() -> None:
+    door = Door()
+    [first, *_] = message(1)
+    for hundredth in range(500):  # 10,000 a second
+        door.admit([first] * 100, THERE, hundredth * SECOND // 100)
+    asked = 500 * 100 - LOAD_PER_SECOND
+    assert len(door.sent) in range(5 * REPLIES_PER_SECOND, 5 * REPLIES_PER_SECOND + REPLY_BURST + 2)
+    assert door.counters["cookie reply over the rate limit"] == asked - len(door.sent)
+
+
+def test_an_honest_caller_behind_the_floods_own_address_has_its_cookie_at_once() -> None:
+    """And so has whoever else calls while forty ports of one host flood with 40,000 a second."""
+    door = Door()
+    [first, *_] = message(1)
+    for hundredth in range(100):
+        for port in range(1000, 1040):
+            door.admit([first] * 10, at("198.51.100.1", port), hundredth * SECOND // 100)
+    for number, source in enumerate((at("198.51.100.1", 999), HERE, at("2001:db8::9")), start=10):
+        door.sent.clear()
+        plain = message(number)
+        assert door.admit(plain, source, SECOND) == []
+        assert door.admit(message(number, door.cookie(plain[0])), source, SECOND) == [body(number)]
+
+
+def test_all_replies_together_are_bounded_too() -> None:
+    door = Door()
+    [first, *_] = message(1)
+    for hundredth in range(100):
+        for number in range(500):  # 50,000 a second, each from elsewhere
+            door.admit([first], at(f"10.{hundredth}.{number >> 8}.{number & 255}"), hundredth * SECOND // 100)
+    most = ALL_REPLIES_PER_SECOND + ALL_REPLIES_BURST
+    assert len(door.sent) in range(most - 500, most + 2)

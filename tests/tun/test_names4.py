@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tun.errors import NamesError
-from tun.names4 import DEFAULT_POOL, WIRE_DESTINATION, WIRE_SOURCE, Pool, Translator
+from tun.names4 import DEFAULT_POOL, WIRE_DESTINATION, WIRE_SOURCE, Pool, Translator, readdress
 
 TCP, UDP, ICMP, UDP_LITE, DCCP, SCTP = 6, 17, 1, 136, 33, 132
 FIELD = {TCP: 16, UDP: 6, UDP_LITE: 6, DCCP: 6}
@@ -63,6 +63,8 @@ def nodes() -> tuple[Translator, Translator, bytes, bytes, bytes]:
 
 
 A, B, OWN, NAME_OF_B, NAME_OF_A = nodes()
+FREE = ip_address("198.18.200.1").packed
+BROADCAST = DEFAULT_POOL.broadcast_address.packed
 
 
 def through(packet: bytes) -> tuple[bytes, bytes]:
@@ -86,6 +88,82 @@ def test_as_if_computed_from_scratch(protocol: int, body: bytes, options: bytes)
     wire, arrived = through(built(OWN, NAME_OF_B))
     assert wire == built(WIRE_SOURCE, WIRE_DESTINATION)
     assert arrived == built(NAME_OF_A, OWN)
+
+
+def left_to_an_offload(src: bytes, dst: bytes, protocol: int, body: bytes) -> bytes:
+    """A segment whose checksum field holds the pseudo-header's sum: never 0, as it has a protocol in it."""
+    field = FIELD[protocol]
+    body = body.ljust(field + 2, b"\x2a")
+    pseudo = src + dst + struct.pack("!BBH", 0, protocol, len(body))
+    return body[:field] + (checksum(pseudo) ^ 0xFFFF).to_bytes(2, "big") + body[field + 2 :]
+
+
+@given(
+    protocol=st.sampled_from([TCP, UDP]),
+    size=st.one_of(st.integers(18, 64), st.integers(0, 65535 - 60)),
+    options=st.sampled_from([b"", bytes(4), b"\x94\x04\x00\x00" * 10]),
+)
+def test_a_checksum_left_to_an_offload(protocol: int, size: int, options: bytes) -> None:
+    def built(src: bytes, dst: bytes) -> bytes:
+        return ipv4(src, dst, protocol, left_to_an_offload(src, dst, protocol, bytes(size)), options)
+
+    buffer = bytearray(built(OWN, NAME_OF_B))
+    assert A.to_wire(buffer, partial=True)
+    assert buffer == built(WIRE_SOURCE, WIRE_DESTINATION)
+    assert B.from_wire(buffer, NAME_OF_A, partial=True)
+    assert buffer == built(NAME_OF_A, OWN)
+
+
+@pytest.mark.parametrize("protocol", [TCP, UDP])
+def test_every_partial_sum(protocol: int) -> None:
+    """Whatever stands there moves by the difference of the addresses, and is never 0."""
+    body = bytearray(left_to_an_offload(OWN, NAME_OF_B, protocol, bytes(20)))
+    apart = int.from_bytes(WIRE_SOURCE + WIRE_DESTINATION, "big") - int.from_bytes(OWN + NAME_OF_B, "big")
+    for word in range(0x10000):
+        body[FIELD[protocol] : FIELD[protocol] + 2] = word.to_bytes(2, "big")
+        packet = bytearray(ipv4(OWN, NAME_OF_B, protocol, bytes(body)))
+        assert A.to_wire(packet, partial=True)
+        at = 20 + FIELD[protocol]
+        after = int.from_bytes(packet[at : at + 2], "big")
+        assert after
+        assert (after - word - apart) % 0xFFFF == 0
+
+
+@given(
+    pair=st.tuples(st.integers(0, 9), st.integers(0, 9)),
+    body=st.binary(min_size=20, max_size=30),
+    partial=st.booleans(),
+    protocol=st.sampled_from([TCP, UDP, SCTP]),
+    fragment=st.sampled_from([0, 0x4000, 0x2000, 7]),
+)
+def test_the_fast_way_is_the_same(
+    pair: tuple[int, int], body: bytes, partial: bool, protocol: int, fragment: int
+) -> None:
+    """A plan for the addresses, then `readdress` in the middle of a buffer: as to_wire and from_wire do."""
+    known = [
+        OWN,
+        NAME_OF_B,
+        NAME_OF_A,
+        LAN,
+        FREE,
+        BROADCAST,
+        WIRE_SOURCE,
+        WIRE_DESTINATION,
+        bytes(4),
+        b"\xff" * 4,
+    ]
+    src, dst = known[pair[0]], known[pair[1]]
+    packet = ipv4(src, dst, protocol, body, fragment=fragment)
+    for leaving, planned in ((True, A.plan_out(src + dst)), (False, A.plan_in(src + dst, NAME_OF_B))):
+        whole = bytearray(packet)
+        passes = A.to_wire(whole, partial) if leaving else A.from_wire(whole, NAME_OF_B, partial)
+        assert passes == (planned is not None)
+        if planned is not None:
+            buffer = bytearray(b"\xee" * 3 + packet + b"\xee" * 3)
+            readdress(buffer, 3, 3 + len(packet), planned, partial)
+            assert buffer == b"\xee" * 3 + whole + b"\xee" * 3
+        else:
+            assert whole == packet
 
 
 @given(body=st.binary(max_size=40))
@@ -209,10 +287,6 @@ def test_ipv6_passes() -> None:
     assert A.to_wire(packet)
     assert A.from_wire(packet, NAME_OF_B)
     assert packet == b"\x60" + bytes(39)
-
-
-FREE = ip_address("198.18.200.1").packed
-BROADCAST = DEFAULT_POOL.broadcast_address.packed
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from ipaddress import IPv4Network, ip_interface, ip_network
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ from tun.errors import (
     RouteConflictError,
 )
 from tun.journal import Journal
+from tun.link import Limits
 from tun.network import Network, local_addresses, undo_leftovers, watch_changes
+from tun.sockets import SOL_UDP, UDP_SEGMENT
 
 ROOT = Path(__file__).resolve().parents[2]
 ADDRESSES = [ip_interface("198.18.0.1/16"), ip_interface("fd5a::1/32")]
@@ -120,6 +123,7 @@ async def scenario_set_and_undo(folder: Path) -> None:
         stored = json.loads(journal.read_bytes())
         assert [kind for kind, _ in stored["changes"]] == [
             "mtu",
+            "limits",
             "up",
             "address",
             "address",
@@ -132,6 +136,66 @@ async def scenario_set_and_undo(folder: Path) -> None:
     assert state("zeqn0") == BEFORE
     assert os.listdir(folder) == []
     await network.close()
+
+
+def limits(name: str) -> Limits:
+    (link,) = ip(f"-d link show dev {name}")
+    return Limits(link["gso_max_size"], link["gso_max_segs"], link["txqlen"])
+
+
+async def scenario_limits_of_super_packets(folder: Path) -> None:
+    interfaces()
+    before = limits("zeqn0")
+    assert before.txqlen == 500
+    async with Network("zeqn0", folder / "network.json") as network:
+        assert await network.configure(ADDRESSES, 1280) == before._replace(txqlen=1000)
+        wanted = Limits(60420, 64, 1000)
+        for _ in range(2):
+            assert await network.configure(ADDRESSES, 1280, 60420, 64) == wanted == limits("zeqn0")
+        ip("link set zeqn0 txqueuelen 5000")  # somebody wants more
+        assert await network.configure(ADDRESSES, 1280, 9000) == Limits(9000, 64, 5000) == limits("zeqn0")
+    assert limits("zeqn0") == before
+
+
+async def scenario_limits_that_the_kernel_does_not_take(folder: Path) -> None:
+    interfaces()
+    before = limits("zeqn0")
+    async with Network("zeqn0", folder / "network.json") as network:
+        found = await network.configure(ADDRESSES, 1280, 1 << 30, 64)
+        assert found == (before.gso_max_size, 64, 1000) == limits("zeqn0")
+    assert limits("zeqn0") == before
+
+
+async def scenario_super_packets_keep_to_the_limits(folder: Path) -> None:
+    """Of UDP, since what one send hands over is known; the limit of IPv4 is another one in the kernel."""
+    tun = LinuxTun("zeqn1")
+    if not tun.offloads.uso:
+        print("this kernel has no USO: nothing to limit")
+        return
+    async with Network("zeqn1", folder / "network.json") as network:
+        for size, segments, sent, largest in (
+            (65536, 64, 40, 40_000),  # one super-packet
+            (30_000, 64, 40, 1000),  # cut by the kernel
+            (60_420, 16, 40, 1000),
+        ):
+            await network.configure(ADDRESSES, 1404, size, segments)
+            for family, target in ((socket.AF_INET, "198.18.0.2"), (socket.AF_INET6, "fd5a::2")):
+                drained(tun)
+                with socket.socket(family, socket.SOCK_DGRAM) as host:
+                    cut = [(SOL_UDP, UDP_SEGMENT, (1000).to_bytes(2, sys.byteorder))]
+                    host.sendmsg([bytes(sent * 1000)], cut, 0, (target, 4000))
+                head = 10 + (28 if family == socket.AF_INET else 48)
+                bodies = [len(packet) - head for packet in drained(tun) if len(packet) > 900]
+                assert bodies == [largest] * (sent * 1000 // largest), (size, segments, family)
+    tun.close()
+
+
+def drained(tun: LinuxTun) -> list[bytes]:
+    packets = []
+    with suppress(BlockingIOError):
+        while True:
+            packets.append(os.read(tun.fds[0], 1 << 17))
+    return packets
 
 
 async def scenario_our_routes_are_marked(folder: Path) -> None:
@@ -271,6 +335,7 @@ async def scenario_undone_after_a_crash(folder: Path) -> None:
         "zeqn0: address fd5a::1/32 removed",
         "zeqn0: address 198.18.0.1/16 removed",
         "zeqn0: link set down",
+        "zeqn0: largest super-packets and queue length set back to 65536 65535 500",
         "zeqn0: MTU set back to 1500",
     ]
     assert state("zeqn0") == BEFORE
@@ -469,6 +534,9 @@ async def scenario_which_routes_count(folder: Path) -> None:
     "scenario",
     [
         scenario_set_and_undo,
+        scenario_limits_of_super_packets,
+        scenario_limits_that_the_kernel_does_not_take,
+        scenario_super_packets_keep_to_the_limits,
         scenario_our_routes_are_marked,
         scenario_changes_at_runtime,
         scenario_many_at_once,

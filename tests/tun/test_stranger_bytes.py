@@ -134,12 +134,12 @@ def test_what_a_flood_leaves_behind_is_bounded() -> None:
         wire.now_us += 20_000
         b.core.tick(wire.now_us, wire.unix_us(b))
     assert len(b.core.peers[a.id].keypairs.all()) == 8
-    assert len(b.core._by_slot) == 8
+    assert len(b.core.indexes._by_slot) == 8
     assert len(b.core.door._answered) <= 256
     wire.nodes.remove(a)
     wire.run(200)
     assert not b.core.peers[a.id].keypairs.all()
-    assert not b.core._by_slot
+    assert not b.core.indexes._by_slot
 
 
 # ------------------------------------------------------------------ an authenticated peer's nonsense

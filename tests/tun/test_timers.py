@@ -121,7 +121,7 @@ def test_without_traffic_the_session_ends_after_231_zeqonds_on_both_sides() -> N
     assert not has_keys(b, a)
     for node in (a, b):
         assert count(node, Disconnected) == 1
-        assert not [slot for slot in node.core._by_slot.values() if slot]
+        assert not [slot for slot in node.core.indexes._by_slot.values() if slot]
 
 
 def test_a_peer_that_vanished_is_called_for_and_its_keys_end() -> None:
@@ -387,7 +387,7 @@ def test_down_says_goodbye_and_both_forget() -> None:
     wire.run(0.1)
     assert [event for event in a.events if isinstance(event, Disconnected)] == [Disconnected(b.id, True)]
     assert not has_keys(a, b)
-    assert not [slot for slot in b.core._by_slot.values() if slot]
+    assert not [slot for slot in b.core.indexes._by_slot.values() if slot]
     tap.seen.clear()
     wire.run(HOUR)
     assert tap.seen == []

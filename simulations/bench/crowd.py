@@ -1,0 +1,269 @@
+"""Many peers in one process: a real core for each, one socket, one TUN and one real worker for all.
+
+    handshakes, lane 0 ─▶ whose? ─▶ its TunnelCore ─┬▶ socket
+    packets of all     ◀─▶ tun.worker ◀─ sessions ──┘
+
+It stands in for a thousand machines opposite one node that is measured. To its worker each core's session
+with the hub is a peer of its own (`members`), so it carries the traffic of all of them as fast as a node
+carries that of one, and is not what limits the hub.
+
+    python -m simulations.bench.crowd SEED COUNT HUB_BUNDLE_FILE    until SIGTERM; says how many are connected
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from crypto.cookies import mac1_key
+from crypto.identity import KeyBundle
+from crypto.kem import RealPrimitives
+from simulations.bench.members import HUB_PORT, LOOKUP_SECRET, MESH, Member, number_of, outside
+from tun import fragments
+from tun.addresses import Address, of_ip
+from tun.core import TunnelCore
+from tun.device import LinuxTun, open_tun
+from tun.engine import boot_us, unix_us
+from tun.events import Connected
+from tun.frames import COOKIE, FIRST_OURS, HEAD_BYTES, LAST_RECORD_TYPE, MESSAGE1, MESSAGE2, REFUSAL
+from tun.host import PeerConfig
+from tun.names4 import DEFAULT_POOL
+from tun.seam import (
+    Aim,
+    Carried,
+    Down,
+    Heard,
+    PeerGone,
+    PeerIs,
+    Serves,
+    SessionClosed,
+    SessionOpened,
+    Stray,
+    TooBig,
+    Unsent,
+    Up,
+)
+from tun.sockets import UdpGroup, open_group
+from tun.worker import Settings
+from tun.workers import Workers
+
+DEVICE: Final = "crowd"
+PAUSE_SECONDS: Final = 0.01  # between two members' first handshakes: the hub is not to ask for cookies
+_AGAIN_SECONDS: Final = 6.0  # longer than an attempt that no traffic waits for
+_BATCH: Final = 256  # receives, then the others have their turn
+_DATAGRAM: Final = 65_536
+
+
+class Peer:
+    """A member with its core."""
+
+    def __init__(self, member: Member, hub: KeyBundle) -> None:
+        self.member = member
+        self.hub = hub
+        self.key = mac1_key(member.id, LOOKUP_SECRET)
+        self.connected = False
+        self.core = TunnelCore(member.keys, LOOKUP_SECRET, RealPrimitives(), os.urandom, boot_us())
+        self.core.briefing.on = True
+
+    def add_hub(self) -> None:
+        where = of_ip(outside(self.member.network, 1), HUB_PORT)
+        config = PeerConfig(self.hub, "hub", LOOKUP_SECRET, [where], eager=False)
+        self.core.add_peer(config, [self.member.gate], boot_us())
+
+    def call(self) -> None:
+        self.core.peers[self.hub.machine_id].handshakes.connect(boot_us(), unix_us())
+
+    @property
+    def message_id(self) -> bytes | None:
+        """Of the message 1 whose answer it awaits."""
+        peer = self.core.peers.get(self.hub.machine_id)
+        attempt = peer.handshakes.attempt if peer is not None else None
+        return attempt.message_id if attempt is not None else None
+
+    def down(self, message: Down) -> Down | None:
+        """What its core tells workers, as the crowd's is to have it: the hub is another for each member."""
+        match message:
+            case PeerIs():
+                gate = str(self.member.gate)
+                return PeerIs(self.member.id, self.member.name4, [gate])
+            case PeerGone() | SessionOpened() | Aim():
+                return replace(message, machine_id=self.member.id)
+            case Serves():
+                return None
+            case _:
+                return message
+
+
+class Crowd:
+    def __init__(self, peers: list[Peer], udp: UdpGroup, device: LinuxTun) -> None:
+        self._peers = peers
+        self._by_id = {peer.member.id: peer for peer in peers}
+        self._by_slot: dict[int, Peer] = {}
+        self._by_message: dict[bytes, Peer] = {}
+        self._due: list[tuple[int, int]] = []  # when, whose
+        self._udp, self._device = udp, device
+        settings = Settings(
+            lane=0,
+            pool=str(DEFAULT_POOL),
+            vnet_hdr=device.offloads.vnet_hdr,
+            segment=udp.segment,
+            choice="auto",
+            parent=os.getpid(),
+        )
+        fds = [each.fileno() for each in udp.workers]
+        self._workers = Workers(settings, device.fds, fds, lambda _receives: [Serves([str(MESH)])])
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._workers.run, self._hear, lambda _worker, _code: sys.exit(1))
+            nursery.start_soon(self._from_socket)
+            nursery.start_soon(self._by_the_clock)
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                nursery.start_soon(self._call)
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+
+    async def _call(self) -> None:
+        for peer in self._peers:
+            peer.add_hub()
+            await self._try(peer)
+        while missing := [peer for peer in self._peers if not peer.connected]:
+            await trio.sleep(_AGAIN_SECONDS)
+            for peer in missing:
+                await self._try(peer)
+
+    async def _try(self, peer: Peer) -> None:
+        peer.call()
+        self._flush(peer)
+        await trio.sleep(PAUSE_SECONDS)
+
+    async def _by_the_clock(self) -> None:
+        while True:
+            now, unix = boot_us(), unix_us()
+            while self._due and self._due[0][0] <= now:
+                peer = self._peers[heapq.heappop(self._due)[1]]
+                if peer.core.deadline_us() <= now:  # else it was put off since
+                    peer.core.tick(now, unix)
+                    self._flush(peer)
+            await trio.sleep(PAUSE_SECONDS)
+
+    async def _from_socket(self) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(self._udp.main)
+            for _ in range(_BATCH):
+                try:
+                    train, told, _, where = self._udp.main.recvmsg(_DATAGRAM, socket.CMSG_SPACE(4))
+                except BlockingIOError:
+                    break
+                except OSError:
+                    continue
+                size = int.from_bytes(told[0][2], sys.byteorder) if told else len(train)
+                for at in range(0, len(train), size or 1):  # UDP_GRO may have joined what came
+                    self._receive(train[at : at + size], where[:2])
+
+    def _receive(self, datagram: bytes, source: Address) -> None:
+        if len(datagram) > HEAD_BYTES and FIRST_OURS <= datagram[0] <= LAST_RECORD_TYPE and datagram[7] & 63:
+            self._workers.give(datagram, source)
+            return
+        for peer in self._whose(datagram):
+            peer.core.receive(datagram, source, boot_us(), unix_us())
+            self._flush(peer)
+
+    def _whose(self, datagram: bytes) -> list[Peer]:
+        """Nobody, one, or for a cookie all who may have asked for it."""
+        kind = datagram[0] if datagram else 0
+        if kind == COOKIE:
+            return [peer for peer in self._peers if peer.message_id]
+        if kind == MESSAGE1:
+            return [peer for peer in self._peers if fragments.mac1_holds(datagram, peer.key)]
+        if kind == MESSAGE2:
+            found = self._by_message.get(datagram[12:20])
+        elif kind == REFUSAL:
+            found = self._by_message.get(datagram[4:12])
+        else:
+            found = self._by_slot.get(int.from_bytes(datagram[4:8], "big") >> 6)
+        return [found] if found is not None else []
+
+    def _hear(self, message: Up) -> None:
+        """What the worker says; of the rest nobody here needs to know."""
+        now, unix = boot_us(), unix_us()
+        match message:
+            case Unsent(packets):
+                for packet in packets:
+                    self._unsent(packet, now, unix)
+            case Heard(index, host, port, size):
+                at = (host, port)
+                self._to(self._by_slot.get(index >> 6), lambda core: core.heard(index, at, size, now, unix))
+            case Carried(machine_id):
+                peer = self._by_id.get(machine_id)
+                if peer is not None:
+                    told = replace(message, machine_id=peer.hub.machine_id)
+                    self._to(peer, lambda core: core.carried(told, now, unix))
+            case TooBig(host, port):
+                for each in self._peers:
+                    self._to(each, lambda core: core.too_big((host, port), now))
+            case Stray(datagram, host, port):
+                self._receive(datagram, (host, port))
+            case _:
+                pass
+
+    def _unsent(self, packet: bytes, now: int, unix: int) -> None:
+        """From the TUN, for a session that is not there yet."""
+        number = number_of(packet)
+        if packet[0] >> 4 == 6 and 0 <= number < len(self._peers):
+            self._to(self._peers[number], lambda core: core.send(packet, now, unix))
+
+    def _to(self, peer: Peer | None, do: Callable[[TunnelCore], None]) -> None:
+        if peer is not None:
+            do(peer.core)
+            self._flush(peer)
+
+    def _flush(self, peer: Peer) -> None:
+        """Whatever its core has for others. The worker first: what message 2 makes possible follows it."""
+        core = peer.core
+        told = core.briefing.messages()
+        for message in told:
+            if isinstance(message, SessionOpened):
+                self._by_slot[message.local_index >> 6] = peer
+            elif isinstance(message, SessionClosed):
+                self._by_slot.pop(message.local_index >> 6, None)
+        self._workers.tell(down for message in told if (down := peer.down(message)) is not None)
+        if (message_id := peer.message_id) is not None:
+            self._by_message[message_id] = peer
+        if core.packets:
+            self._device.write_batch(core.packets)
+            core.packets.clear()
+        for datagram, where in core.outgoing:
+            self._udp.main.sendto(datagram, where)
+        core.outgoing.clear()
+        if any(isinstance(event, Connected) for event in core.events) and not peer.connected:
+            peer.connected = True
+            print(f"connected {sum(each.connected for each in self._peers)}", flush=True)
+        core.events.clear()
+        heapq.heappush(self._due, (core.deadline_us(), peer.member.number))
+
+
+def main(arguments: list[str]) -> None:
+    seed, count, bundle = arguments[0], int(arguments[1]), Path(arguments[2]).read_bytes()
+    hub = KeyBundle.from_bytes(bundle)
+    device = open_tun(DEVICE)
+    udp = open_group("::", HUB_PORT, 1)
+    peers = [Peer(Member(seed, number), hub) for number in range(count)]
+    try:
+        trio.run(Crowd(peers, udp, device).run)
+    finally:
+        udp.close()
+        device.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

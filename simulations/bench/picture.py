@@ -1,0 +1,93 @@
+"""The figures as a picture: an SVG file that needs no other, with a panel of bars for each measure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from xml.sax.saxutils import escape
+
+from simulations.bench.figures import MEASURES, Measure
+
+_SHOWN: Final = ("tcp", "back", "tcp4", "back4", "cpu", "udp", "ping_p50", "loaded_p50", "memory", "start")
+_WIDTH, _COLUMNS, _MARGIN = 1080, 2, 24  # pixels, as the rest
+_LABEL, _VALUE = 140, 110
+_ROW, _BAR, _TITLE = 20, 13, 34
+_HEAD: Final = 84
+_PANEL: Final = (_WIDTH - _MARGIN * (_COLUMNS + 1)) // _COLUMNS
+_OURS, _THEIRS, _BARE = "#0a9396", "#94a3b8", "#cbd5e1"
+_STYLE: Final = (
+    "text{font:12px system-ui,sans-serif;fill:#0f172a}.t{font-weight:600;font-size:14px}"
+    ".h{font-weight:700;font-size:18px}.s{fill:#475569}.r{text-anchor:end}.b{font-weight:600}"
+)
+
+Summary = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+def svg(report: Mapping[str, Any]) -> str:
+    """Of a report (`report.of`): its medians, and beside each its ratio to the reference."""
+    summary: Summary = report["summary"]
+    panels = [MEASURES[key] for key in _SHOWN if any(key in row for row in summary.values())]
+    names = list(summary)
+    height_of_panel = _TITLE + _ROW * len(names) + _MARGIN
+    rows = -(-len(panels) // _COLUMNS)
+    height = _HEAD + rows * height_of_panel + _MARGIN
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}" '
+        f'viewBox="0 0 {_WIDTH} {height}" role="img">',
+        f"<title>zeqnode bench, {escape(str(report['date']))}</title>",
+        f'<style>{_STYLE}</style><rect width="100%" height="100%" fill="#ffffff"/>',
+        *_head(report),
+    ]
+    for number, measure in enumerate(panels):
+        x = _MARGIN + number % _COLUMNS * (_PANEL + _MARGIN)
+        y = _HEAD + number // _COLUMNS * height_of_panel
+        parts += _panel(measure, summary, names, x, y)
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _head(report: Mapping[str, Any]) -> list[str]:
+    machine, setting = report["machine"], report["setting"]
+    loss = f", loss {setting['loss']:.2%}" if setting["loss"] else ""
+    lines = (
+        f"{report['date']} UTC · {machine['cpu']}, {machine['cores']} cores · Linux {machine['kernel']}",
+        f"wiring {setting['wiring']}{loss} · {setting['inner']} inside · medians of {setting['rounds']} "
+        f"interleaved rounds · × {report['reference'] or 'none'} · {report['command']}",
+    )
+    texts = [_text(_MARGIN, 30, "zeqnode beside what people would pick instead", "h")]
+    return texts + [_text(_MARGIN, 50 + 17 * number, line, "s") for number, line in enumerate(lines)]
+
+
+def _panel(measure: Measure, summary: Summary, names: Sequence[str], x: int, y: int) -> list[str]:
+    """Bars from zero; the longest is the largest of the tunnels, and the bare wire is cut off there."""
+    values = {name: summary[name][measure.key] for name in names if measure.key in summary[name]}
+    tunnels = [row["median"] for name, row in values.items() if not _is_bare(name)]
+    longest = max(tunnels or [row["median"] for row in values.values()]) or 1
+    room = _PANEL - _LABEL - _VALUE
+    parts = [_text(x, y + 16, f"{measure.title}, {measure.unit} ({measure.better} is better)", "t")]
+    for number, name in enumerate(names):
+        top = y + _TITLE - 8 + number * _ROW
+        parts.append(_text(x, top + 11, name, "b" if _is_ours(name) else ""))
+        row = values.get(name)
+        if row is None:
+            parts.append(_text(x + _LABEL, top + 11, "not measured", "s"))
+            continue
+        width = max(1, round(room * min(row["median"] / longest, 1)))
+        color = _OURS if _is_ours(name) else _BARE if _is_bare(name) else _THEIRS
+        parts.append(
+            f'<rect x="{x + _LABEL}" y="{top}" width="{width}" height="{_BAR}" rx="2" fill="{color}"/>'
+        )
+        times = f"  {row['ratio']:.2f} ×" if "ratio" in row else ""
+        parts.append(_text(x + _LABEL + width + 6, top + 11, f"{measure.text(row['median'])}{times}", "s"))
+    return parts
+
+
+def _text(x: int, y: int, text: str, kind: str) -> str:
+    return f'<text x="{x}" y="{y}" class="{kind}">{escape(text)}</text>'
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith("zeqnode")
+
+
+def _is_bare(name: str) -> bool:
+    return name.startswith("plain")

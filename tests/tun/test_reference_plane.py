@@ -1,0 +1,285 @@
+"""The fast data path against the reference, byte for byte: tun/plane.py and tun/reference.py.
+
+100,000 cases in `make soak`, a thousand in `make test`. The planes live on from case to case, as in a worker,
+so that what they cache is tried as well.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from crypto.kem import expand
+from tests.scale import SOAK
+from tests.virtio_packets import Shape
+from tests.wire_traffic import FIRSTS, ROOMS, Damage, damages, noise, trains, wakeups
+from tun.plane import Plane
+from tun.reference import LaneKeys, seal, unseal
+from tun.seam import Aim, PeerIs, Serves, SessionClosed, SessionOpened
+from tun.table import Table
+from tun.virtio import complete
+
+CASES = 50_000 if SOAK else 500  # of each comparison
+many = settings(max_examples=CASES, suppress_health_check=[HealthCheck.too_slow])
+
+NOW = 5_000_000_000
+ROOT = bytes(range(32))
+LANE = 1
+ZEQOND = 0x0BADCAFE
+REMOTE = 0x1122_3340
+EVERYTHING = ["0.0.0.0/0", "::/0"]
+MACHINE = b"m" * 16
+HOME = ("fd00::1", 4000, 0, 0)
+UDP_SEGMENT, UDP_GRO, SOL_UDP = 103, 104, 17
+
+
+class FakeTun:
+    """`waiting`: what it reads next. `written`: what the plane wrote."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[bytes] = deque()
+        self.written: list[bytes] = []
+
+    def readinto(self, view: memoryview) -> int | None:
+        if not self.waiting:
+            return None
+        read = self.waiting.popleft()
+        view[: len(read)] = read
+        return len(read)
+
+    def write(self, data: memoryview | bytes) -> int:
+        self.written.append(bytes(data))
+        return len(data)
+
+
+class FakeUdp:
+    """A kernel: a train that is sent with UDP_SEGMENT falls into datagrams; one received is whole."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.waiting: deque[tuple[Sequence[bytes], bool]] = deque()
+
+    def sendto(self, data: bytes | memoryview, to: Any) -> int:
+        self.sent.append(bytes(data))
+        return len(data)
+
+    def sendmsg(
+        self, buffers: list[bytes | memoryview], control: list[tuple[int, int, bytes]], flags: int, to: Any
+    ) -> int:
+        train = b"".join(buffers)
+        ((level, kind, size_bytes),) = control
+        (size,) = struct.unpack("=H", size_bytes)
+        assert (level, kind) == (SOL_UDP, UDP_SEGMENT)
+        pieces = [train[at : at + size] for at in range(0, len(train), size)]
+        assert len(train) <= 65_507
+        assert len(pieces) <= 64, "EINVAL before Linux 6.9"
+        self.sent += pieces
+        return len(train)
+
+    def recvmsg_into(
+        self, buffers: list[memoryview], control: int
+    ) -> tuple[int, list[tuple[int, int, bytes]], int, tuple[str, int, int, int]]:
+        if not self.waiting:
+            raise BlockingIOError
+        train, gro = self.waiting.popleft()
+        data = b"".join(train)[: len(buffers[0])]
+        buffers[0][: len(data)] = data
+        told = [(SOL_UDP, UDP_GRO, struct.pack("=i", len(train[0])))] if gro else []
+        return len(data), told, 0, HOME
+
+
+class Side:
+    """A plane with one peer, between a TUN and a socket that are only lists."""
+
+    def __init__(self, choice: str = "auto", vnet_hdr: bool = True) -> None:
+        self.tun, self.udp = FakeTun(), FakeUdp()
+        self.table = Table(LANE)
+        self.plane = Plane(self.tun, self.udp, self.table, vnet_hdr=vnet_hdr, choice=choice)  # type: ignore[arg-type]
+        self.index = 0x40
+        self.table.apply(PeerIs(MACHINE, bytes([198, 18, 0, 2]), EVERYTHING))
+        self.table.apply(Serves(EVERYTHING))
+
+    def session(self, initiator: bool, remote: int) -> None:
+        self.table.apply(SessionClosed(self.index))
+        self.index += 64
+        if self.index >= 2**32:
+            self.index = 0x40
+        self.table.apply(SessionOpened(MACHINE, self.index, remote, initiator, ROOT, 0, ZEQOND, NOW, True))
+
+    def seal(self, reads: list[bytes], first: int, room: int) -> list[bytes]:
+        """What one wake-up makes of the reads; the first record has that sequence."""
+        self.table.apply(Aim(MACHINE, self.index, "fd00::2", 4000, room))
+        flow = self.table.flows[MACHINE]
+        assert flow.lane is not None
+        flow.lane.ready(NOW)
+        flow.lane.sequence = first
+        self.tun.waiting.extend(reads)
+        self.udp.sent = []
+        self.plane.transmit(NOW)
+        assert not self.tun.waiting
+        assert not self.plane.unsent
+        return self.udp.sent
+
+    def unseal(self, received: Sequence[Sequence[bytes]], at_once: bool = False) -> list[bytes]:
+        """What is written to the TUN for trains that come one by one, or (`at_once`) in one wake-up."""
+        self.tun.written = []
+        for train in received:
+            self.udp.waiting.append((train, len(train) > 1))
+            if not at_once:
+                self.plane.receive(NOW)
+        while self.udp.waiting:
+            self.plane.receive(NOW)
+        self.plane.upward.clear()
+        return self.tun.written
+
+
+def lane_keys(index: int) -> LaneKeys:
+    """Of what the initiator sends on the lane in epoch 0; `index`: the responder's, without the lane."""
+    return LaneKeys(expand(ROOT, b"zeqnode lane v1", bytes([0, LANE])), index + LANE, ZEQOND)
+
+
+SENDERS = {span: Side("span" if span else "segments") for span in (False, True)}
+for side in SENDERS.values():
+    side.session(True, REMOTE)
+RECEIVER = Side()
+BARE = Side(vnet_hdr=False)
+
+
+def keys_of(receiver: Side) -> LaneKeys:
+    """A new session, whose sequences start anew."""
+    receiver.session(False, 0x7777_0000)
+    return lane_keys(receiver.index)
+
+
+def bare(writes: list[bytes]) -> list[bytes]:
+    return [packet for write in writes for packet in complete(bytearray(write), 0, len(write))]
+
+
+@many
+@given(wakeups, FIRSTS, ROOMS, st.booleans())
+def test_sealing(reads: list[bytes], first: int, room: int, span: bool) -> None:
+    assert SENDERS[span].seal(reads, first, room) == seal(reads, lane_keys(REMOTE), first, room, span)
+
+
+@many
+@given(
+    st.lists(st.tuples(wakeups, st.booleans()), max_size=3),
+    ROOMS,
+    damages(hostile=True),
+    st.lists(st.integers(0, 99), max_size=5),
+    st.booleans(),
+)
+def test_opening(
+    sent: list[tuple[list[bytes], bool]], room: int, damage: Damage, cuts: list[int], greeted: bool
+) -> None:
+    keys = keys_of(RECEIVER)
+    datagrams: list[bytes] = []
+    if greeted:  # before that, no train is believed
+        datagrams += seal([Shape(payload=b"first").build()], keys, 999_999, room, False)
+    later: list[bytes] = []
+    for number, (reads, span) in enumerate(sent):
+        later += seal(reads, keys, 1_000_000 + 1000 * number, room, span)
+    received = trains(datagrams, []) + trains(damage.to(later), cuts)
+    assert RECEIVER.unseal(received) == unseal(received, keys)
+
+
+@many
+@given(
+    st.lists(st.tuples(wakeups, st.booleans()), max_size=2),
+    ROOMS,
+    damages(hostile=False),
+    st.lists(st.integers(0, 99), max_size=30),
+    st.booleans(),
+)
+def test_opening_all_at_once(
+    sent: list[tuple[list[bytes], bool]], room: int, damage: Damage, cuts: list[int], gro: bool
+) -> None:
+    """In one wake-up, where datagrams that come singly are gathered: the same packets, joined as it may be.
+
+    The same on a host whose TUN has no virtio_net_hdr."""
+    for receiver in (RECEIVER, BARE):
+        keys = keys_of(receiver)
+        datagrams = seal([Shape(payload=b"first").build()], keys, 0, room, False)
+        for number, (reads, span) in enumerate(sent):
+            datagrams += damage.to(seal(reads, keys, 1 + 1000 * number, room, span))
+        received = trains(datagrams, cuts) if gro else [[datagram] for datagram in datagrams]
+        written = receiver.unseal(received, at_once=True)
+        expected = bare(unseal(received, keys))
+        assert (written if receiver is BARE else bare(written)) == expected
+
+
+@given(wakeups, ROOMS)
+def test_reading_without_virtio_net_hdr(reads: list[bytes], room: int) -> None:
+    packets = bare(reads)[:60]
+    sealed = seal([bytes(10) + packet for packet in packets], lane_keys(REMOTE), 0, room, False)
+    assert BARE_SENDER.seal(packets, 0, room) == sealed
+
+
+BARE_SENDER = Side(vnet_hdr=False)
+BARE_SENDER.session(True, REMOTE)
+
+
+_heads = st.tuples(
+    st.integers(0xBF, 0xC9),
+    st.integers(0, 3),
+    st.integers(0, 70),
+    st.integers(0, 255),
+    st.sampled_from([0, 1]),
+)
+
+
+@st.composite
+def hostile_trains(draw: st.DrawFn) -> tuple[int, bytes]:
+    """Bytes of a train and the size of its datagrams, down to nothing; heads that may be right."""
+    size = draw(st.one_of(st.integers(0, 70), st.sampled_from([511, 1200, 1452, 9000])))
+    count = draw(st.integers(1, 70))
+    kind, part, parts, place, known = draw(_heads)
+    keys = lane_keys(RECEIVER.index)
+    train = b""
+    for number in range(count):
+        iv = (
+            keys.iv(draw(st.sampled_from([1_000_000 + number, 7, 2**32 - 1]))) if known else noise(12, number)
+        )
+        head = bytes([kind, (part + number) & 255, parts, (place + number) & 255]) + iv
+        train += (head + noise(size, number))[:size]
+    if draw(st.booleans()):  # heads every 16 bytes or more, whatever the size
+        size = draw(st.integers(1, 70))
+    return size, train[: max(1, len(train) - draw(st.integers(0, size)))] if train else b""
+
+
+@given(st.lists(hostile_trains(), max_size=5), st.booleans())
+def test_no_train_makes_it_raise(given_: list[tuple[int, bytes]], at_once: bool) -> None:
+    """Whoever saw an index can write heads that look right, and trains of any size."""
+    keys = keys_of(RECEIVER)
+    first = seal([Shape(payload=b"first").build()], keys, 0, 1452, False)
+    received = [
+        [train[at : at + size] for at in range(0, len(train), size or 1)] or [b""] for size, train in given_
+    ]
+    assert len(RECEIVER.unseal([first, *received], at_once)) == 1
+
+
+def test_an_empty_datagram() -> None:
+    fresh = Side()
+    assert fresh.unseal([[b""]]) == []
+    keys = keys_of(fresh)
+    record = seal([Shape(payload=b"first").build()], keys, 0, 1452, False)
+    assert len(fresh.unseal([[b""], record, [b""]])) == 1
+
+
+@pytest.mark.parametrize("rest", [1, 15, 16, 17])
+def test_a_span_with_a_short_last_part_that_came_singly(rest: int) -> None:
+    room = 1200
+    keys = keys_of(RECEIVER)
+    first = seal([Shape(payload=b"first").build()], keys, 0, room, False)
+    packet = Shape(payload=bytes(2 * (room - 16) + rest - 6 - 16 - 10 - 40)).build()
+    span = seal([packet], keys, 1, room, False)
+    assert [len(part) for part in span] == [room, room, 16 + rest]
+    received = [first, *([part] for part in reversed(span))]
+    assert RECEIVER.unseal(received) == unseal(received, keys)
+    assert len(RECEIVER.tun.written) == 2

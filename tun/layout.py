@@ -1,0 +1,80 @@
+"""Where things stand in a plane's buffers, and views of them that are made once and used for every train.
+
+input    what the TUN gives: virtio_net_hdr ‖ packet at ORIGIN, the six bytes of a record's prefix before it,
+         so that plaintext begins at TEXT with nothing copied
+received one train as UDP_GRO gives it: datagrams of one size behind each other, only the last one shorter
+opened   plaintext of a record at ORIGIN, virtio_net_hdr ‖ packet six bytes later
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from struct import Struct
+
+from tun.frames import HEAD_BYTES, HINT_BYTES, PREFIX_BYTES, SEALED_BYTES
+
+ORIGIN = 256
+TEXT = ORIGIN - HINT_BYTES  # of the input
+INNER = ORIGIN + HINT_BYTES  # of the opened
+READ_BYTES = 65_546  # a super-packet and its virtio_net_hdr
+RECEIVE_BYTES = 65_536
+BUFFER_BYTES = ORIGIN + 2 * READ_BYTES
+RECEIVED_BYTES = 2 * RECEIVE_BYTES  # views of a last datagram may pass what can be received
+MAX_PARTS = 128
+MAX_VIEWS = 1024
+
+PLACES = bytes(range(256))
+drive = deque[object](maxlen=0).extend
+"""Runs an iterator to its end at C speed and keeps nothing of it."""
+
+
+class TrainLayout:
+    """Views of a received train whose datagrams have `size` bytes."""
+
+    def __init__(self, received: memoryview, opened: memoryview, size: int) -> None:
+        count = min(MAX_PARTS, RECEIVE_BYTES // size + 1)  # the last one may be shorter
+        self.size = size
+        self.ciphertexts = [received[at + HEAD_BYTES : at + size] for at in range(0, count * size, size)]
+        self._nonces = [received[at + 4 : at + HEAD_BYTES] for at in range(0, count * size, size)]
+        self.rests = [[received[at:]] for at in range(0, count * size, size)]
+        self._opened = opened
+        self._places: dict[int, list[memoryview]] = {}
+        self._backwards: dict[
+            tuple[int, int, int], tuple[list[memoryview], list[memoryview], list[memoryview]]
+        ] = {}
+        self._sequences: dict[int, Struct] = {}
+
+    def sequences(self, count: int) -> Struct:
+        """Unpacks the sequence numbers of the first `count` datagrams in one call."""
+        found = self._sequences.get(count)
+        if found is None:
+            found = self._sequences[count] = Struct(">12xI" + f"{self.size - 4}xI" * (count - 1))
+        return found
+
+    def backwards(
+        self, first: int, count: int, headers: int
+    ) -> tuple[list[memoryview], list[memoryview], list[memoryview]]:
+        """(nonces, ciphertexts, places) of datagrams first + count − 1 … first.
+
+        Each plaintext is laid so that its prefix and headers are overwritten by the payload of the datagram
+        before it, which is decrypted next: payloads end up behind each other with nothing copied."""
+        found = self._backwards.get((first, count, headers))
+        if found is None:
+            if len(self._backwards) >= MAX_VIEWS:
+                self._backwards.clear()
+                self._places.clear()
+            places = self._places.get(headers)
+            plain = self.size - SEALED_BYTES
+            if places is None:
+                step = plain - PREFIX_BYTES - headers
+                places = self._places[headers] = [
+                    self._opened[ORIGIN + i * step : ORIGIN + i * step + plain]
+                    for i in range(len(self._nonces))
+                ]
+            chosen = slice(first, first + count)
+            found = self._backwards[first, count, headers] = (
+                self._nonces[chosen][::-1],
+                self.ciphertexts[chosen][::-1],
+                places[:count][::-1],
+            )
+        return found
