@@ -73,7 +73,7 @@ class Lane:
     """The sending half of one lane: one per TUN queue, never shared and never taken up again.
 
     For whoever seals by hand (tun/plane.py): after `ready`, `prefix` (receiver index ‖ session zeqond, 8
-    bytes) ‖ `sequence` is the nonce of `cipher`, each number once; prefix and cipher hold until `until_us`."""
+    bytes) ‖ `sequence` is the nonce of `cipher`, each number once. Both hold until `until_us`."""
 
     __slots__ = ("_epoch", "_session", "_zeqond", "cipher", "number", "prefix", "sequence", "until_us")
 

@@ -181,12 +181,10 @@ class _Node:
     def _workers(self, core: TunnelCore) -> Workers:
         """One process for each queue of the TUN."""
         settings = Settings(
-            lane=0,
             pool=str(core.pool.network),
             vnet_hdr=self._device.offloads.vnet_hdr,
             segment=self._udp.segment,
             choice=self._config.engine.mode,
-            parent=os.getpid(),
         )
         udp_fds = [each.fileno() for each in self._udp.workers]
         return Workers(settings, self._device.fds, udp_fds, core.briefing.whole)

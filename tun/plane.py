@@ -368,11 +368,12 @@ class Plane:
 
     def each(self, start: int, end: int, size: int, source: Source) -> None:
         """Datagrams of any origin, one by one: a train may have strangers in it."""
-        raw, received = self.raw, self.received
+        raw, received, receives = self.raw, self.received, self.table.receives
         for at in range(start, end, size):
             stop = min(end, at + size)
             kind = raw[at] if stop - at > HEAD_BYTES else 0
-            if not RECORD <= kind <= SPAN or not raw[at + 7] & 63:
+            # Never another worker's lane: two replay windows would let a record in twice.
+            if not RECORD <= kind <= SPAN or not receives[raw[at + 7] & 63]:
                 self._stray(at, stop, source)
                 continue
             head = bytes(received[at + 4 : at + 12])
@@ -383,7 +384,7 @@ class Plane:
                 self._one(channel, at, stop, source)
 
     def _stray(self, start: int, end: int, source: Source) -> None:
-        """Not for a data lane: the node's, which the kernel could not see inside a train."""
+        """The node's or another worker's, which the kernel could not see inside a train."""
         if self._strays >= MAX_STRAYS:
             self.counters["datagram in a strange train dropped"] += 1
             return

@@ -96,6 +96,11 @@ class LossTold:
 
 
 @dataclass(frozen=True, slots=True)
+class Begin:
+    """All that a new worker has to know was told: it takes up its queue and its socket, and says Ready."""
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Somebody looks at the figures: say at once what was carried and counted, then Reported."""
 
@@ -109,7 +114,7 @@ class Reported:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The worker has taken up its descriptors."""
+    """The answer to Begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +169,9 @@ class Counted:
     counters: dict[str, int]
 
 
-Down: TypeAlias = PeerIs | PeerGone | Serves | SessionOpened | SessionClosed | Aim | Stray | LossTold | Report
+Down: TypeAlias = (
+    PeerIs | PeerGone | Serves | SessionOpened | SessionClosed | Aim | Stray | LossTold | Report | Begin
+)
 Up: TypeAlias = Ready | Unsent | Heard | Carried | TooBig | Counted | Stray | LossTold | Reported
 Message: TypeAlias = Down | Up
 
@@ -185,6 +192,7 @@ _KINDS: tuple[type[Any], ...] = (
     Counted,
     Report,
     Reported,
+    Begin,
 )
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _FIELDS = {kind: tuple(each.name for each in fields(kind)) for kind in _KINDS}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network, ip_network
 
 from crypto.errors import LaneExhausted
-from crypto.session import Session, SessionKeys
+from crypto.session import LANES, Session, SessionKeys
 from tun.flow import Channel, Flow
 from tun.names4 import DEFAULT_POOL, Pool, Translator
 from tun.packet import IPV6_HEADER, AllowedIPs
@@ -19,10 +19,11 @@ MAX_CACHED = 8192
 
 
 class Table:
-    """`lane`: what this worker sends on. `pool`: the node's local IPv4 names."""
+    """`lane`: what this worker, one of `queues`, sends on. `pool`: the node's local IPv4 names."""
 
-    def __init__(self, lane: int, pool: IPv4Network = DEFAULT_POOL) -> None:
+    def __init__(self, lane: int, pool: IPv4Network = DEFAULT_POOL, queues: int = 1) -> None:
         self.lane = lane
+        self.receives = [number > 0 and (number - lane) % queues == 0 for number in range(LANES)]
         self.flows: dict[bytes, Flow] = {}
         self.by_address6: dict[bytes, Flow] = {}
         self.channels: dict[bytes, Channel] = {}  # by receiver index ‖ session zeqond
@@ -215,6 +216,8 @@ class Table:
             return None
         flow, session, _ = entry
         lane, epoch = session.locate(head, now)
+        if not self.receives[lane]:  # its replay window is another worker's
+            return None
         channel = self._kept.get((session.local_index, epoch, lane))
         if channel is not None:
             if len(self.channels) >= MAX_CACHED:

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from ipaddress import IPv4Network
 
 from tun.plane import Plane
-from tun.seam import LossTold, Message, Reader, Ready, Report, Reported, Stray, Unsent, pack
+from tun.seam import Begin, LossTold, Message, Reader, Ready, Report, Reported, Stray, Unsent, pack
 from tun.table import Table
 
 SWEEP_US = 500_000
@@ -38,14 +38,16 @@ _LOSABLE = (Unsent, Stray)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a worker is started with. `pool`: the network of the node's local IPv4 names."""
+    """What a worker is started with. `pool`: the network of the node's local IPv4 names. tun/workers.py fills
+    in its lane, how many workers there are, and the node's process id."""
 
-    lane: int
     pool: str
     vnet_hdr: bool
     segment: bool
     choice: str
-    parent: int
+    lane: int = 0
+    queues: int = 1
+    parent: int = 0
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -103,7 +105,7 @@ class Worker:
 
     def __init__(self, tun: io.FileIO, udp: socket.socket, seam: Seam, settings: Settings) -> None:
         self._tun, self._udp, self._seam = tun, udp, seam
-        self._table = Table(settings.lane, IPv4Network(settings.pool))
+        self._table = Table(settings.lane, IPv4Network(settings.pool), settings.queues)
         self._plane = Plane(
             tun,
             udp,
@@ -112,16 +114,15 @@ class Worker:
             segment=settings.segment,
             choice=settings.choice,
         )
+        self._poll = select.epoll()
         self._swept_us = 0
         self._keys_us = 0
 
     def run(self) -> None:
         """Until the node is gone."""
         tun, udp, seam, plane = self._tun.fileno(), self._udp.fileno(), self._seam.fileno(), self._plane
-        poll = select.epoll()
-        for fd in (tun, udp, seam):
-            poll.register(fd, select.EPOLLIN)
-        self._seam.write([Ready()])
+        poll = self._poll
+        poll.register(seam, select.EPOLLIN)
         waited = False
         while True:
             ready = poll.poll(self._patience())
@@ -147,6 +148,10 @@ class Worker:
             match message:
                 case Stray(datagram, host, port):
                     self._plane.given(datagram, (host, port), now)
+                case Begin():  # whatever came before would have been for nobody
+                    for fd in (self._tun, self._udp):
+                        self._poll.register(fd, select.EPOLLIN)
+                    self._plane.upward.append(Ready())
                 case Report(number):
                     self._plane.upward += [*self._plane.report(), Reported(number)]
                 case LossTold():

@@ -18,7 +18,7 @@ import trio
 from crypto.session import LANES
 from tun.addresses import Address
 from tun.errors import DataPathError
-from tun.seam import Down, Reader, Ready, Stray, Up, pack
+from tun.seam import Begin, Down, Reader, Ready, Stray, Up, pack
 from tun.worker import SEAM_BYTES, Settings
 
 READY_SECONDS = 20.0
@@ -105,7 +105,7 @@ class Workers:
         brief: Callable[[bool], list[Down]],
     ) -> None:
         self.restarts = 0
-        self._settings = replace(settings, parent=os.getpid())
+        self._settings = replace(settings, queues=len(tun_fds), parent=os.getpid())
         self._tun_fds, self._udp_fds = tun_fds, udp_fds
         self._brief = brief
         self._running: dict[int, _Worker] = {}
@@ -171,7 +171,7 @@ class Workers:
             settings = replace(self._settings, lane=lane)
             worker = _Worker(settings, self._tun_fds[number], self._udp_fds[number])
             self._running[number] = worker
-            worker.tell(pack(self._brief(life == 0)))
+            worker.tell(pack([*self._brief(life == 0), Begin()]))
             if ended is not None:
                 lost(number, ended)
             started = trio.current_time()

@@ -24,26 +24,20 @@ from typing import Final
 
 import trio
 
-from crypto.cookies import mac1_key
 from crypto.identity import KeyBundle
-from crypto.kem import RealPrimitives
-from simulations.bench.members import HUB_PORT, LOOKUP_SECRET, MESH, Member, number_of, outside
+from simulations.bench.members import HUB_PORT, MESH, Member, number_of
+from simulations.bench.standin import StandIn
 from tun import fragments
-from tun.addresses import Address, of_ip
+from tun.addresses import Address
 from tun.core import TunnelCore
 from tun.device import LinuxTun, open_tun
 from tun.engine import boot_us, unix_us
 from tun.events import Connected
 from tun.frames import COOKIE, FIRST_OURS, HEAD_BYTES, LAST_RECORD_TYPE, MESSAGE1, MESSAGE2, REFUSAL
-from tun.host import PeerConfig
 from tun.names4 import DEFAULT_POOL
 from tun.seam import (
-    Aim,
     Carried,
-    Down,
     Heard,
-    PeerGone,
-    PeerIs,
     Serves,
     SessionClosed,
     SessionOpened,
@@ -63,52 +57,12 @@ _BATCH: Final = 256  # receives, then the others have their turn
 _DATAGRAM: Final = 65_536
 
 
-class Peer:
-    """A member with its core."""
-
-    def __init__(self, member: Member, hub: KeyBundle) -> None:
-        self.member = member
-        self.hub = hub
-        self.key = mac1_key(member.id, LOOKUP_SECRET)
-        self.connected = False
-        self.core = TunnelCore(member.keys, LOOKUP_SECRET, RealPrimitives(), os.urandom, boot_us())
-        self.core.briefing.on = True
-
-    def add_hub(self) -> None:
-        where = of_ip(outside(self.member.network, 1), HUB_PORT)
-        config = PeerConfig(self.hub, "hub", LOOKUP_SECRET, [where], eager=False)
-        self.core.add_peer(config, [self.member.gate], boot_us())
-
-    def call(self) -> None:
-        self.core.peers[self.hub.machine_id].handshakes.connect(boot_us(), unix_us())
-
-    @property
-    def message_id(self) -> bytes | None:
-        """Of the message 1 whose answer it awaits."""
-        peer = self.core.peers.get(self.hub.machine_id)
-        attempt = peer.handshakes.attempt if peer is not None else None
-        return attempt.message_id if attempt is not None else None
-
-    def down(self, message: Down) -> Down | None:
-        """What its core tells workers, as the crowd's is to have it: the hub is another for each member."""
-        match message:
-            case PeerIs():
-                gate = str(self.member.gate)
-                return PeerIs(self.member.id, self.member.name4, [gate])
-            case PeerGone() | SessionOpened() | Aim():
-                return replace(message, machine_id=self.member.id)
-            case Serves():
-                return None
-            case _:
-                return message
-
-
 class Crowd:
-    def __init__(self, peers: list[Peer], udp: UdpGroup, device: LinuxTun) -> None:
+    def __init__(self, peers: list[StandIn], udp: UdpGroup, device: LinuxTun) -> None:
         self._peers = peers
         self._by_id = {peer.member.id: peer for peer in peers}
-        self._by_slot: dict[int, Peer] = {}
-        self._by_message: dict[bytes, Peer] = {}
+        self._by_slot: dict[int, StandIn] = {}
+        self._by_message: dict[bytes, StandIn] = {}
         self._due: list[tuple[int, int]] = []  # when, whose
         self._udp, self._device = udp, device
         settings = Settings(
@@ -141,7 +95,7 @@ class Crowd:
             for peer in missing:
                 await self._try(peer)
 
-    async def _try(self, peer: Peer) -> None:
+    async def _try(self, peer: StandIn) -> None:
         peer.call()
         self._flush(peer)
         await trio.sleep(PAUSE_SECONDS)
@@ -178,7 +132,7 @@ class Crowd:
             peer.core.receive(datagram, source, boot_us(), unix_us())
             self._flush(peer)
 
-    def _whose(self, datagram: bytes) -> list[Peer]:
+    def _whose(self, datagram: bytes) -> list[StandIn]:
         """Nobody, one, or for a cookie all who may have asked for it."""
         kind = datagram[0] if datagram else 0
         if kind == COOKIE:
@@ -222,12 +176,12 @@ class Crowd:
         if packet[0] >> 4 == 6 and 0 <= number < len(self._peers):
             self._to(self._peers[number], lambda core: core.send(packet, now, unix))
 
-    def _to(self, peer: Peer | None, do: Callable[[TunnelCore], None]) -> None:
+    def _to(self, peer: StandIn | None, do: Callable[[TunnelCore], None]) -> None:
         if peer is not None:
             do(peer.core)
             self._flush(peer)
 
-    def _flush(self, peer: Peer) -> None:
+    def _flush(self, peer: StandIn) -> None:
         """Whatever its core has for others. The worker first: what message 2 makes possible follows it."""
         core = peer.core
         told = core.briefing.messages()
@@ -257,7 +211,7 @@ def main(arguments: list[str]) -> None:
     hub = KeyBundle.from_bytes(bundle)
     device = open_tun(DEVICE)
     udp = open_group("::", HUB_PORT, 1)
-    peers = [Peer(Member(seed, number), hub) for number in range(count)]
+    peers = [StandIn(Member(seed, number), hub) for number in range(count)]
     try:
         trio.run(Crowd(peers, udp, device).run)
     finally:

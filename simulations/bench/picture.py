@@ -8,11 +8,12 @@ from xml.sax.saxutils import escape
 
 from simulations.bench.figures import MEASURES, Measure
 
-_SHOWN: Final = ("tcp", "back", "tcp4", "back4", "cpu", "udp", "ping_p50", "loaded_p50", "memory", "start")
+_HIDDEN: Final = ("ping_p99", "loaded_p99", "one_cpu", "many_cpu", "handshake")
 _WIDTH, _COLUMNS, _MARGIN = 1080, 2, 24  # pixels, as the rest
-_LABEL, _VALUE = 140, 110
+_LABEL, _VALUE = 150, 140
 _ROW, _BAR, _TITLE = 20, 13, 34
-_HEAD: Final = 84
+_HEAD: Final = 104
+_CHARS: Final = 150  # of a line in the head
 _PANEL: Final = (_WIDTH - _MARGIN * (_COLUMNS + 1)) // _COLUMNS
 _OURS, _THEIRS, _BARE = "#0a9396", "#94a3b8", "#cbd5e1"
 _STYLE: Final = (
@@ -26,7 +27,8 @@ Summary = Mapping[str, Mapping[str, Mapping[str, Any]]]
 def svg(report: Mapping[str, Any]) -> str:
     """Of a report (`report.of`): its medians, and beside each its ratio to the reference."""
     summary: Summary = report["summary"]
-    panels = [MEASURES[key] for key in _SHOWN if any(key in row for row in summary.values())]
+    keys = {key for row in summary.values() for key in row}
+    panels = [measure for key, measure in MEASURES.items() if key in keys and key not in _HIDDEN]
     names = list(summary)
     height_of_panel = _TITLE + _ROW * len(names) + _MARGIN
     rows = -(-len(panels) // _COLUMNS)
@@ -51,14 +53,20 @@ def _head(report: Mapping[str, Any]) -> list[str]:
     lines = (
         f"{report['date']} UTC · {machine['cpu']}, {machine['cores']} cores · Linux {machine['kernel']}",
         f"wiring {setting['wiring']}{loss} · {setting['inner']} inside · medians of {setting['rounds']} "
-        f"interleaved rounds · × {report['reference'] or 'none'} · {report['command']}",
+        f"interleaved rounds · × {report['reference'] or 'none'}",
+        report["command"] if len(report["command"]) <= _CHARS else f"{report['command'][:_CHARS]} …",
     )
-    texts = [_text(_MARGIN, 30, "zeqnode beside what people would pick instead", "h")]
+    title = (
+        f"zeqnode bench {report['bench']}"
+        if report["bench"]
+        else "zeqnode and what people would pick instead"
+    )
+    texts = [_text(_MARGIN, 30, title, "h")]
     return texts + [_text(_MARGIN, 50 + 17 * number, line, "s") for number, line in enumerate(lines)]
 
 
 def _panel(measure: Measure, summary: Summary, names: Sequence[str], x: int, y: int) -> list[str]:
-    """Bars from zero; the longest is the largest of the tunnels, and the bare wire is cut off there."""
+    """Bars from zero. The longest is the largest of the tunnels'; the bare wire's is cut off there."""
     values = {name: summary[name][measure.key] for name in names if measure.key in summary[name]}
     tunnels = [row["median"] for name, row in values.items() if not _is_bare(name)]
     longest = max(tunnels or [row["median"] for row in values.values()]) or 1
@@ -76,8 +84,12 @@ def _panel(measure: Measure, summary: Summary, names: Sequence[str], x: int, y: 
         parts.append(
             f'<rect x="{x + _LABEL}" y="{top}" width="{width}" height="{_BAR}" rx="2" fill="{color}"/>'
         )
-        times = f"  {row['ratio']:.2f} ×" if "ratio" in row else ""
-        parts.append(_text(x + _LABEL + width + 6, top + 11, f"{measure.text(row['median'])}{times}", "s"))
+        words = [measure.text(row["median"])]
+        if "ratio" in row:
+            words.append(f"{row['ratio']:.2f} ×")
+        if row["median"] > longest:
+            words.append("cut off")
+        parts.append(_text(x + _LABEL + width + 6, top + 11, " · ".join(words), "s"))
     return parts
 
 

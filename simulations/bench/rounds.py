@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from node.errors import UserError
 from simulations.bench import traffic, trials
 from simulations.bench.contenders import Contender
-from simulations.bench.errors import BenchError, Unmeasured
 from simulations.bench.figures import Outcome
 from simulations.bench.setting import Setting
 from simulations.bench.wiring import Pair, wired
-from simulations.lab.errors import LabError
 
 START: Final = "start"
+# Of one contender, who has no figure then; the others go on. ValueError: a program that said something else.
+_FAILURES: Final = (UserError, OSError, ValueError, subprocess.SubprocessError)
 SETUP_SECONDS: Final = 1.5  # that hosts, start and stop take, roughly
 
 Progress = Callable[[str, str], None]
@@ -45,7 +47,7 @@ def run(
                     if kind not in prepared:
                         prepared[kind] = _prepared(kind, folder, setting, pair)
                     _turn(prepared[kind], tests, setting, pair, outcome, progress)
-                except (BenchError, LabError, OSError, subprocess.SubprocessError) as error:
+                except _FAILURES as error:
                     outcome.failures[START] = _sentence(error, folder)
             done(rounds)
 
@@ -60,9 +62,8 @@ def seconds_of(
 
 
 def _prepared(kind: type[Contender], folder: Path, setting: Setting, pair: Pair) -> Contender:
-    own = folder / kind.name.replace(" ", "-")
-    own.mkdir(exist_ok=True)
-    contender = kind(own, setting.inner)
+    # A new one whenever it is tried, of a short name: sockets lie in it.
+    contender = kind(Path(tempfile.mkdtemp(prefix="", dir=folder)), setting.inner)
     contender.prepare(pair)
     return contender
 
@@ -88,7 +89,7 @@ def _turn(
             bout = trials.Bout(contender, pair, setting, outcome, tick_of(test))
             try:
                 trial(bout)
-            except (Unmeasured, LabError, subprocess.SubprocessError) as error:
+            except _FAILURES as error:
                 outcome.failures[test] = _sentence(error, contender.folder)
     finally:
         contender.stop()

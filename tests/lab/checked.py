@@ -106,8 +106,9 @@ def both_ways(home: Node, cafe: Node, family: int) -> tuple[tuple[Node, Node, st
     )
 
 
-def streams(home: Node, cafe: Node, size: int, seconds: float = 30.0) -> None:
-    """`size` bytes each way over IPv4, both at once, and then over IPv6."""
+def streams(home: Node, cafe: Node, size: int, seconds: float = 30.0) -> float:
+    """`size` bytes each way over IPv4, both at once, and then over IPv6. Gives the longest gap in seconds."""
+    gaps = []
     for family in (4, 6):
         with contextlib.ExitStack() as stack:
             running = [
@@ -116,6 +117,8 @@ def streams(home: Node, cafe: Node, size: int, seconds: float = 30.0) -> None:
             ]
             for each in running:
                 each.finish(seconds)
+                gaps.append(each.longest_gap)
+    return max(gaps)
 
 
 def datagrams(home: Node, cafe: Node, rounds: int, share: float) -> None:
@@ -150,7 +153,8 @@ def all_comes_right(home: Node, cafe: Node, size: int, *, rounds: int = 8, share
     """TCP, UDP and ICMP, IPv4 and IPv6, both ways. size: bytes of each of the four streams; share: of the UDP
     payloads, that must come: 0 where the link loses some."""
     before = [wrong_sums(node.host) for node in (home, cafe)]
-    streams(home, cafe, size)
+    gap = streams(home, cafe, size)
+    assert gap < SILENCE or not share, f"a clean link, and nothing came for {gap:.1f} s"
     datagrams(home, cafe, rounds, share)
     pings(home, cafe, 1 if share else 0)
     assert [wrong_sums(node.host) for node in (home, cafe)] == before

@@ -128,8 +128,8 @@ class Stream:
 
     def _receive(self) -> None:
         try:
-            self._receiver, _ = self._listener.accept()
             last = time.monotonic()
+            self._receiver, _ = self._listener.accept()
             while data := self._receiver.recv(1 << 18):
                 now = time.monotonic()
                 self.longest_gap, last = max(self.longest_gap, now - last), now

@@ -113,7 +113,7 @@ def test_the_picture_is_well_formed_and_needs_nothing_else() -> None:
     tree = ElementTree.fromstring(drawn)
     texts = [element.text for element in tree.iter("{http://www.w3.org/2000/svg}text")]
     assert tree.tag == "{http://www.w3.org/2000/svg}svg"
-    assert "4.00  2.00 ×" in texts
+    assert "4.00 · 2.00 ×" in texts
     assert "not measured" in texts  # the bare wire
     assert "href" not in drawn
     assert "url(" not in drawn
