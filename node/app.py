@@ -158,6 +158,7 @@ class _Node:
             self._events.send_nowait,
             workers=workers,
             on_lost=self._worker_lost,
+            listening=False,
         )
         self._core, self._engine = core, engine
         self._peers = Peers(config, self._store, core, engine, self._network)

@@ -20,13 +20,13 @@ from node.config import Config, PeerOptions
 from node.errors import StorageFailed, Usage
 from node.invitation import clean_name
 from node.logs import Log
-from node.resolve import resolve
+from node.resolve import numeric, resolve
 from node.store import AsyncStore, PeerRow, Store
 from tun import addresses, events
 from tun.core import TunnelCore
 from tun.engine import Engine, boot_us, unix_us
 from tun.errors import TunError
-from tun.host import PeerConfig
+from tun.host import NO_TOKEN_ID, PeerConfig
 from tun.network import Network
 
 FINGERPRINT_PREFIX = 16
@@ -56,34 +56,46 @@ class Peers:
         rows = await self._store.call(Store.peers)
         self._core.pool.load({row.machine_id: IPv4Address(row.ipv4) for row in rows if row.ipv4})
         self.rows = {row.machine_id: row for row in rows}
+        for row in rows:
+            if row.enabled:
+                self._add(row, numeric(self._endpoints(row)))
+        self._engine.poke()
+        self._engine.listen()
         async with trio.open_nursery() as nursery:  # some names may be slow to look up
             for row in rows:
                 if row.enabled:
                     nursery.start_soon(self.start, row)
 
-    async def start(self, row: PeerRow, token: bytes = b"", token_id: bytes = bytes(16)) -> None:
+    async def start(self, row: PeerRow, token: bytes = b"", token_id: bytes = NO_TOKEN_ID) -> None:
         """Let the core have the peer, and route its networks."""
-        options = self.options(row)
-        last = [row.last_endpoint] if row.last_endpoint else []
-        config = PeerConfig(
-            bundle=KeyBundle.from_bytes(row.bundle),
-            name=row.name,
-            lookup_secret=row.lookup_secret or b"",
-            addresses=await resolve([*last, *options.endpoints, *row.endpoints]),
-            token=token,
-            token_id=token_id,
-            last_clock_us=row.last_clock,
-            keepalive=options.keepalive,
-        )
-        networks = self.networks(row)
-        self._core.add_peer(config, networks, boot_us())
+        self._add(row, await resolve(self._endpoints(row)), token, token_id)
         self._engine.poke()
-        for network in networks:
+        for network in self.networks(row):
             try:
                 await self._network.add_route(network)
             except TunError as error:
                 self.why[row.machine_id] = str(error)
                 log.warning("route refused", peer=row.name, network=network, error=error)
+
+    def _endpoints(self, row: PeerRow) -> list[str]:
+        """In the order of trying."""
+        last = [row.last_endpoint] if row.last_endpoint else []
+        return [*last, *self.options(row).endpoints, *row.endpoints]
+
+    def _add(
+        self, row: PeerRow, known: list[addresses.Address], token: bytes = b"", token_id: bytes = NO_TOKEN_ID
+    ) -> None:
+        config = PeerConfig(
+            bundle=KeyBundle.from_bytes(row.bundle),
+            name=row.name,
+            lookup_secret=row.lookup_secret or b"",
+            addresses=known,
+            token=token,
+            token_id=token_id,
+            last_clock_us=row.last_clock,
+            keepalive=self.options(row).keepalive,
+        )
+        self._core.add_peer(config, self.networks(row), boot_us())
 
     async def stop(self, row: PeerRow) -> None:
         """Say goodbye, and take its routes away."""

@@ -18,7 +18,7 @@ GROUP: Final = "zeqnode.commands"
 _LINES: Final = {
     "demo": "Watch two machines meet, move a file through their tunnel, roam and recover.",
     "lab": "Build hosts, routers, NATs and links in network namespaces.",
-    "bench": "Measure what the cryptography costs on this machine.",
+    "bench": "Measure zeqnode beside other tunnels on this machine.",
 }
 _SORT_KEY: Final = 1000  # after the node's own commands
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from ipaddress import ip_address
 
 import trio
 
-from tun.addresses import Address, of_ip
+from tun.addresses import Address, of_ip, parse
 
 LOOKUP_SECONDS = 5
 
@@ -29,6 +30,15 @@ async def resolve(endpoints: Iterable[str]) -> list[Address]:
         for endpoint in wanted:
             nursery.start_soon(look_up, endpoint)
     return list(dict.fromkeys(address for endpoint in wanted for address in found.get(endpoint, [])))
+
+
+def numeric(endpoints: Iterable[str]) -> list[Address]:
+    """Those that need no looking up."""
+    found = []
+    for endpoint in endpoints:
+        with suppress(ValueError):
+            found.append(parse(endpoint))
+    return list(dict.fromkeys(found))
 
 
 async def _lookup(host: str, port: int) -> list[Address]:

@@ -23,6 +23,7 @@ from tun.addresses import Address
 from tun.caller import Caller, Outgoing
 from tun.frames import MESSAGE1
 
+NUDGE_US = 50_000  # longer ago than what is still under way
 RESEND_AT_US = (500_000, 1_000_000, 2_000_000)
 FRESH_EVERY_US = 5_000_000  # WireGuard's REKEY_TIMEOUT
 JITTER_US = 333_000
@@ -65,6 +66,7 @@ class Attempt:
         self.fresh_us = -1
         self._next_fresh_us = 0
         self._resends = 0
+        self._sent_us = -1
         self.message_id = b""
         self.clock_us = 0
         self.base_index = -1
@@ -82,8 +84,16 @@ class Attempt:
             return self._fresh(now_us, unix_us)
         if self._resends < len(RESEND_AT_US) and now_us >= self.fresh_us + RESEND_AT_US[self._resends]:
             self._resends += 1
+            self._sent_us = now_us
             return self._caller.everywhere(now_us)
         return []
+
+    def nudge(self, now_us: int) -> Outgoing:
+        """The peer shows itself: what it missed, because it had not started yet, is sent again."""
+        if self._sent_us < 0 or now_us - self._sent_us < NUDGE_US:
+            return []
+        self._sent_us = now_us
+        return self._caller.everywhere(now_us)
 
     def deadline_us(self) -> int:
         if self._resends < len(RESEND_AT_US) and self.fresh_us >= 0:
@@ -164,7 +174,8 @@ class Attempt:
         self._answer_key = answer_mac1_key(self._remote.machine_id, initiator.ephemeral_public)
         self._partial = fragments.Reassembly()
         self._caller.bare = fragments.cut(MESSAGE1, message)
-        self.fresh_us, self._resends = now_us, 0
+        self.fresh_us = self._sent_us = now_us
+        self._resends = 0
         jitter = int.from_bytes(local.entropy(4), "big") % JITTER_US
         self._next_fresh_us = now_us + FRESH_EVERY_US + jitter
         return self._caller.everywhere(now_us)

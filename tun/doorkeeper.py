@@ -120,6 +120,7 @@ class Doorkeeper:
             if not self._is_invited(responder, message, source, unix_us):
                 return
         elif peer.handshakes.yields(source, now_us):
+            peer.handshakes.nudge(now_us)
             return
         if not self._is_timely(peer, responder, message, source, now_us, unix_us):
             return

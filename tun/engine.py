@@ -45,7 +45,7 @@ def unix_us() -> int:
 
 class Engine:
     """`on_event` gets every event of the core; `on_foreign` every datagram that is not a tunnel's; `on_lost`
-    the number and exit code of a worker that ended and was replaced."""
+    the number and exit code of a worker that ended and was replaced. Not `listening`: `listen` begins it."""
 
     def __init__(
         self,
@@ -56,6 +56,7 @@ class Engine:
         on_foreign: Callable[[bytes, Address], None] | None = None,
         workers: Workers | None = None,
         on_lost: Callable[[int, int], None] = lambda _worker, _code: None,
+        listening: bool = True,
     ) -> None:
         self.core = core
         self.workers = workers
@@ -67,6 +68,9 @@ class Engine:
         self._on_lost = on_lost
         self._trains = True
         self._nap = trio.CancelScope()
+        self._listening = trio.Event()
+        if listening:
+            self._listening.set()
         self._report = self._awaited = 0
         self._reported = trio.Event()
         if workers is not None:
@@ -95,6 +99,10 @@ class Engine:
         with trio.move_on_after(REFRESH_SECONDS):
             await self._reported.wait()
 
+    def listen(self) -> None:
+        """The peers are known: who calls is no stranger any more for that. What came before has waited."""
+        self._listening.set()
+
     def poke(self) -> None:
         """After a call into the core from elsewhere: send what it has, and keep its new deadline."""
         self._flush()
@@ -103,6 +111,7 @@ class Engine:
 
     async def _from_socket(self) -> None:
         intake = Intake(self._udp, self._mapped)
+        await self._listening.wait()
         while True:
             await trio.lowlevel.wait_readable(self._udp)
             now, unix = boot_us(), unix_us()

@@ -145,6 +145,12 @@ class Handshakes:
             and now_us - attempt.fresh_us < YIELD_US
         )
 
+    def nudge(self, now_us: int) -> None:
+        """It calls us while we call it, and ours is to win: it may not have seen ours."""
+        if self.attempt is not None:
+            for datagram, address in self.attempt.nudge(now_us):
+                self._host.emit(datagram, address)
+
     def confirm(self, keypair: Keypair, now_us: int, unix_us: int) -> None:
         """The first authentic record of a session that we answered: only now does anything give way."""
         self._host.unregister(self.keypairs.confirm(keypair))

@@ -15,6 +15,7 @@ Timers, none of which an unauthenticated datagram can move:
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 from crypto.errors import LocalFault, PeerFault
 from tun import control
@@ -67,7 +68,10 @@ class Peer:
         does the token of a join that is under way."""
         if not config.token:
             config.token, config.token_id = self.config.token, self.config.token_id
+        before, was_guest = self.config, self.guest
         self.config, self.guest = config, False
+        if not was_guest and config == replace(before, last_clock_us=config.last_clock_us):
+            return  # nothing new: what is under way goes on
         if self.keypairs.current is None:
             self.handshakes.end_attempt()  # it was made of the old words: addresses, token
             self._met = False

@@ -303,7 +303,7 @@ class Plane:
                 continue
             kind = raw[0]
             head = bytes(self.received[4:12])
-            channel = channels.get(head) or self._channel(head)
+            channel = channels.get(head) or self.channel(head)
             if channel is None or not channel.kept:  # nothing of it has been authentic yet
                 self.each(0, length, size, source)
                 continue
@@ -314,7 +314,7 @@ class Plane:
             elif kind == SEGMENT:
                 self._segments.receive(channel, length, size, source)
             elif kind == SPAN:
-                self._spans.receive(channel, length, size, source)
+                self._spans.receive(length, size, source)
             else:
                 self.each(0, length, size, source)
         if aside is not None:
@@ -377,7 +377,7 @@ class Plane:
                 self._stray(at, stop, source)
                 continue
             head = bytes(received[at + 4 : at + 12])
-            channel = self.table.channels.get(head) or self._channel(head)
+            channel = self.channel(head)
             if channel is None:
                 self.counters["record of no session here"] += 1
             else:
@@ -392,8 +392,11 @@ class Plane:
         host, port = address_of(source)
         self.upward.append(Stray(bytes(self.received[start:end]), host, port))
 
-    def _channel(self, head: bytes) -> Channel | None:
+    def channel(self, head: bytes) -> Channel | None:
         """Where a record with this index and zeqond belongs, by what it claims."""
+        channel = self.table.channels.get(head)
+        if channel is not None:
+            return channel
         try:
             return self.table.channel(head, self._now)
         except (LocalFault, PeerFault):

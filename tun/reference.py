@@ -18,6 +18,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from crypto.replay import ReplayWindow
+from crypto.session import EPOCH_ZEQONDS
 from tun.frames import (
     HEAD_BYTES,
     HINT,
@@ -40,7 +41,8 @@ SHORTEST_HEADERS: Final = 28  # IPv4 and UDP
 
 @dataclass(frozen=True)
 class LaneKeys:
-    """One lane, one direction, one epoch. `key`: 32 bytes; `index`: the receiver's, with the lane in it."""
+    """One lane, one direction, one epoch. `key`: 32 bytes; `index`: the receiver's, with the lane in it;
+    `zeqond`: the epoch's first, as the session counts."""
 
     key: bytes
     index: int
@@ -48,6 +50,11 @@ class LaneKeys:
 
     def iv(self, sequence: int) -> bytes:
         return b"".join(number.to_bytes(4, "big") for number in (self.index, self.zeqond, sequence))
+
+    def are_for(self, datagram: bytes) -> bool:
+        """By what its head claims."""
+        index, zeqond = int.from_bytes(datagram[4:8], "big"), int.from_bytes(datagram[8:12], "big")
+        return index == self.index and (zeqond - self.zeqond) % 2**32 < EPOCH_ZEQONDS
 
 
 # ---------------------------------------------------------------------- sending
@@ -131,14 +138,20 @@ class Receiver:
 
     def __init__(self, keys: LaneKeys) -> None:
         self.writes: list[bytes] = []
+        self._keys = keys
         self._cipher = AESGCM(keys.key)
         self._window = ReplayWindow()
         self._spans = SpanBuffer()
         self._heard = False  # was anything authentic yet? Before that no train is believed
 
     def take(self, train: Sequence[bytes]) -> None:
-        """One train, by the type of its first datagram."""
-        if len(train) == 1 or not self._heard or len(train[0]) <= HEAD_BYTES:
+        """One train, by the head of its first datagram."""
+        if (
+            len(train) == 1
+            or not self._heard
+            or len(train[0]) <= HEAD_BYTES
+            or not self._keys.are_for(train[0])
+        ):
             self._each(train)
         elif train[0][0] == SEGMENT:
             self._segments(train)

@@ -139,7 +139,7 @@ class Segments:
             self._run(channel, layout, 0, count, first, length, source)
             return
         start = 0
-        while start < count:
+        while start < count:  # several super-packets, perhaps of several lanes
             stop = start + 1
             while (
                 stop < count
@@ -147,9 +147,13 @@ class Segments:
                 and places[stop] == places[stop - 1] + 1
             ):
                 stop += 1
-            self._run(
-                channel, layout, start, stop - start, sequences[start], min(length, stop * size), source
-            )
+            end, at = min(length, stop * size), start * size
+            head = bytes(plane.received[at + 4 : at + 12])
+            found = plane.channel(head)
+            if found is None or not found.kept:
+                plane.each(at, end, size, source)
+            else:
+                self._run(found, layout, start, stop - start, sequences[start], end, source)
             start = stop
 
     def _run(

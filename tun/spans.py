@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
 
-from tun.flow import Channel, Flow, Source
+from tun.flow import Flow, Source
 from tun.frames import HEAD_BYTES, SPAN, TAG_BYTES
 from tun.layout import ORIGIN, PLACES, TEXT
 
@@ -62,24 +62,37 @@ class Spans:
         # Copied into one piece: a join and one buffer cost less than sendmsg with 88 of them.
         self._plane.sender.send(flow, b"".join(pieces), flow.room, parts)
 
-    def receive(self, channel: Channel, length: int, size: int, source: Source) -> None:
-        """A train of `length` bytes, datagrams of `size` bytes: most likely one whole span."""
+    def receive(self, length: int, size: int, source: Source) -> None:
+        """A train of `length` bytes, datagrams of `size` bytes: most likely one whole span, or several."""
         plane, raw = self._plane, self._plane.raw
-        parts = -(-length // size)
-        window = channel.window
-        sequence = int.from_bytes(raw[12:16], "big")
-        if raw[1] or raw[2] != parts or sequence < window.next:
-            plane.each(0, length, size, source)
-            return
-        pieces = plane.layout(size).ciphertexts[:parts]
-        if length != parts * size:
-            pieces[-1] = plane.received[(parts - 1) * size + HEAD_BYTES : length]
-        end = ORIGIN + length - HEAD_BYTES * parts - TAG_BYTES
+        start = 0
+        while start < length:
+            end = min(length, start + max(1, raw[start + 2]) * size)
+            if end - start <= HEAD_BYTES or raw[start + 1] or not self._whole(start, end, size, source):
+                plane.each(start, end, size, source)
+            start = end
+
+    def _whole(self, start: int, end: int, size: int, source: Source) -> bool:
+        """The span at start … end, if it is one: one AEAD over it all."""
+        plane, raw, received = self._plane, self._plane.raw, self._plane.received
+        parts = -(-(end - start) // size)
+        channel = plane.channel(bytes(received[start + 4 : start + 12]))
+        sequence = int.from_bytes(raw[start + 12 : start + HEAD_BYTES], "big")
+        if raw[start] != SPAN or raw[start + 2] != parts or channel is None or not channel.kept:
+            return False
+        if sequence < channel.window.next:
+            return False
+        first = start // size
+        pieces = plane.layout(size).ciphertexts[first : first + parts]
+        if (end - start) % size:
+            pieces[-1] = received[start + (parts - 1) * size + HEAD_BYTES : end]
+        stop = ORIGIN + end - start - HEAD_BYTES * parts - TAG_BYTES
         try:
-            channel.decrypt(plane.received[4:HEAD_BYTES], b"".join(pieces), None, plane.opened[ORIGIN:end])
+            nonce = received[start + 4 : start + HEAD_BYTES]
+            channel.decrypt(nonce, b"".join(pieces), None, plane.opened[ORIGIN:stop])
         except (InvalidTag, ValueError):  # not one record after all
-            plane.each(0, length, size, source)
-            return
-        window.accept_run(sequence, 1)
-        plane.credit(channel, 1, source, length)
-        plane.dispatch(channel, end, sequence)
+            return False
+        channel.window.accept_run(sequence, 1)
+        plane.credit(channel, 1, source, end - start)
+        plane.dispatch(channel, stop, sequence)
+        return True

@@ -106,3 +106,39 @@ def test_glare_where_the_lower_machines_message_1_is_lost() -> None:
         assert sorted(payloads(node)) == [b"\0", b"\1", b"\2"]
     connected_at = min(at for node in (lower, higher) for at, _ in node.packets)
     assert connected_at < SECOND
+
+
+@pytest.mark.parametrize("up_after_ms", [60, 300, 450])
+def test_who_starts_a_moment_later_does_not_wait_for_a_resend(up_after_ms: int) -> None:
+    """Both machines boot: the one called before it was up calls too, and so shows that it is there."""
+    wire, lower, higher = pair(10, 10, 1)
+    wire.filter = lambda datagram, _, target: (
+        [] if target == higher.address and wire.now_us < up_after_ms * MS else [datagram]
+    )
+    wire.send(lower, higher, b"\0")
+    wire.run(up_after_ms / 1000)
+    wire.send(higher, lower, b"\1")
+    wire.run(0.045)  # its message 1, ours again, its message 2, our first record: 10 ms each, and a bit
+    assert payloads(higher) == [b"\0"]
+    assert connected(lower, higher)
+
+
+def test_a_nudge_is_no_flood() -> None:
+    """However often the other's message 1 comes, ours goes out again every 50 ms at most."""
+    wire, lower, higher = pair(10, 10, 1)
+    wire.filter = lambda datagram, _, target: [] if target == higher.address else [datagram]
+    wire.send(lower, higher, b"\0")
+    wire.send(higher, lower, b"\1")
+    wire.run(0.4)
+    (theirs,) = {
+        datagram for source, _, datagram in wire.log if source == higher.address and datagram[1] == 0
+    }
+    fragments = [datagram for source, _, datagram in wire.log if source == higher.address]
+    assert theirs in fragments
+    wire.log.clear()
+    for _ in range(400):
+        for fragment in fragments:
+            wire.inject(fragment, higher.address, lower.address)
+        wire.run(0.001)
+    ours = [datagram for source, _, datagram in wire.log if source == lower.address and datagram[0] == 0xC8]
+    assert len(ours) <= (0.4 / 0.05 + 2) * len({datagram[1] for datagram in ours})

@@ -272,6 +272,21 @@ def test_an_empty_datagram() -> None:
     assert len(fresh.unseal([[b""], record, [b""]])) == 1
 
 
+@pytest.mark.parametrize("kind", [0x00, 0xC0, 0xC1, 0xC2, 0xC3, 0xC8])
+def test_a_stranger_s_short_datagram_behind_a_good_one(kind: int) -> None:
+    """Shorter than a head: what stands behind it in the buffer is the head of what came before.
+
+    That is a record that is done with, or the first part of a span whose sequence is still open."""
+    for size in range(45):
+        keys = keys_of(RECEIVER)
+        first = seal([Shape(payload=b"first").build()], keys, 0, 1200, False)
+        span = seal([Shape(payload=bytes(2000)).build()], keys, 1, 1200, False)
+        assert len(span) == 2
+        short = (bytes([kind]) + bytes(44))[:size]
+        received = [first, [short], span[:1], [short], [short, short], span[1:], [short]]
+        assert len(RECEIVER.unseal(received)) == 2
+
+
 @pytest.mark.parametrize("rest", [1, 15, 16, 17])
 def test_a_span_with_a_short_last_part_that_came_singly(rest: int) -> None:
     room = 1200
