@@ -130,9 +130,15 @@ class Engine:
         elif not self.core.receive(datagram, source, now, unix):
             self._foreign(datagram, source)
 
-    def _hear(self, message: Up) -> None:
+    def _hear(self, messages: list[Up]) -> None:
         """What a worker says."""
-        core, now, unix = self.core, boot_us(), unix_us()
+        now, unix = boot_us(), unix_us()
+        for message in messages:
+            self._obey(message, now, unix)
+        self._flush()
+
+    def _obey(self, message: Up, now: int, unix: int) -> None:
+        core = self.core
         match message:
             case Unsent(packets):
                 for packet in packets:
@@ -153,7 +159,6 @@ class Engine:
                     self._reported.set()
             case LossTold() if self.workers is not None:
                 self.workers.pass_on(message, message.lane)
-        self._flush()
 
     def _lost(self, worker: int, code: int) -> None:
         self.core.count("data-path worker restarted")

@@ -1,7 +1,7 @@
 """Spans or segments: decided for each peer by the loss that it reports, authenticated, about what we send.
 
 One lost datagram costs a whole span but only one segment, so spans are worth it while nearly nothing is lost.
-The choice starts with segments, and needs reports of thousands of datagrams without loss before it takes
+The choice starts with segments, and needs reports of hundreds of datagrams without loss before it takes
 spans; a peer that reports nothing keeps getting segments. A peer that lies changes only what it gets itself.
 
 Loss is counted over the last 65,536 datagrams or so, each report weighing as much as it tells of.
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 
 MEMORY = 65_536  # datagrams
-ENOUGH = 4_096  # datagrams reported on, before a span is sent
+ENOUGH = 512  # datagrams reported on, before a span is sent
 SPAN_BELOW = 2.5e-4
 SEGMENTS_ABOVE = 6e-4
 FEW = 3  # so many lost in all are no reason to change

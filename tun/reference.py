@@ -156,7 +156,7 @@ class Receiver:
         elif train[0][0] == SEGMENT:
             self._segments(train)
         elif train[0][0] == SPAN:
-            self._span(train)
+            self._train_of_spans(train)
         else:
             self._each(train)
 
@@ -177,16 +177,28 @@ class Receiver:
             self._accept(sequence_of(datagram), 1)
             self._record(text, sequence_of(datagram))
 
-    def _span(self, train: Sequence[bytes]) -> None:
-        """Mostly a train is one whole span: taken as it stands, if that is authentic."""
-        sequence = sequence_of(train[0])
-        if train[0][1] == 0 and train[0][2] == len(train) and sequence >= self._window.next:
-            text = self._open(train[0], b"".join(datagram[HEAD_BYTES:] for datagram in train))
-            if text is not None:
-                self._accept(sequence, 1)
-                self._record(text, sequence)
-                return
-        self._each(train)
+    def _train_of_spans(self, train: Sequence[bytes]) -> None:
+        """Mostly a train is one whole span, or a few behind each other, as their heads tell."""
+        datagrams = list(train)
+        while datagrams:
+            count = max([1, *datagrams[0][2:3]])
+            span, datagrams = datagrams[:count], datagrams[count:]
+            if not self._span(span):
+                self._each(span)
+
+    def _span(self, span: Sequence[bytes]) -> bool:
+        """Whether this is one whole span: taken as it stands, if that is authentic."""
+        head = span[0]
+        if len(head) <= HEAD_BYTES or head[:3] != bytes([SPAN, 0, len(span)]) or not self._keys.are_for(head):
+            return False
+        if sequence_of(head) < self._window.next:
+            return False
+        text = self._open(head, b"".join(datagram[HEAD_BYTES:] for datagram in span))
+        if text is None:
+            return False
+        self._accept(sequence_of(head), 1)
+        self._record(text, sequence_of(head))
+        return True
 
     def _segments(self, train: Sequence[bytes]) -> None:
         """Runs of consecutive places and sequences, as the unauthenticated heads tell them."""
@@ -202,11 +214,13 @@ class Receiver:
             ):
                 count += 1
             run, datagrams = datagrams[:count], datagrams[count:]
-            if len(run) == 1 or sequence_of(run[0]) < self._window.next or not self._run(run):
+            if not self._run(run):
                 self._each(run)
 
     def _run(self, run: Sequence[bytes]) -> bool:
         """Joins segments of one super-packet; False if what is authentic does not agree that they are."""
+        if len(run) == 1 or sequence_of(run[0]) < self._window.next or not self._keys.are_for(run[0]):
+            return False
         texts = [self._open(datagram, datagram[HEAD_BYTES:]) for datagram in run]
         opened = [text for text in texts if text is not None]
         if len(opened) < len(run) or min(map(len, opened)) <= PREFIX_BYTES:

@@ -6,6 +6,8 @@ bounded, and empty after every change.
 
 from __future__ import annotations
 
+import heapq
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, ip_network
 
 from crypto.errors import LaneExhausted
@@ -16,6 +18,17 @@ from tun.packet import IPV6_HEADER, AllowedIPs
 from tun.seam import Aim, Down, PeerGone, PeerIs, Serves, SessionClosed, SessionOpened
 
 MAX_CACHED = 8192
+
+
+@dataclass(slots=True, eq=False)
+class _Known:
+    """A session here. `receives`: not one that another worker before this one received in."""
+
+    flow: Flow
+    session: Session
+    receives: bool
+    channels: dict[tuple[int, int], Channel] = field(default_factory=dict)  # by epoch, lane; authentic ones
+    heads: list[bytes] = field(default_factory=list)  # its keys in Table.channels
 
 
 class Table:
@@ -33,8 +46,8 @@ class Table:
         self._leaves4: dict[bytes, bytes | None] = {}
         self._allowed: AllowedIPs[Flow] = AllowedIPs()
         self._served: AllowedIPs[bool] = AllowedIPs()
-        self._sessions: dict[int, tuple[Flow, Session, bool]] = {}  # by index >> 6: may we receive?
-        self._kept: dict[tuple[int, int, int], Channel] = {}  # by index, epoch, lane
+        self._sessions: dict[int, _Known] = {}  # by index >> 6
+        self._deadlines: list[tuple[int, int]] = []  # when a session has keys to drop, and its index >> 6
         self._rename()
 
     # ------------------------------------------------------------------ what the node says
@@ -91,15 +104,17 @@ class Table:
             message.epoch,
         )
         session = Session(keys, keys.started_us, keys.epoch)
-        self._sessions[keys.local_index >> 6] = (self._flow(message.machine_id), session, message.receives)
+        slot = keys.local_index >> 6
+        self._sessions[slot] = _Known(self._flow(message.machine_id), session, message.receives)
+        heapq.heappush(self._deadlines, (session.deadline_us(), slot))
 
     def _close(self, index: int) -> None:
-        flow, session, _ = self._sessions.pop(index >> 6, (None, None, False))
-        if flow is not None and session is not None:
-            session.forget()
-            if flow.session is session:
-                flow.close_lane()
-            self._forget_channels(session)
+        known = self._sessions.pop(index >> 6, None)
+        if known is not None:
+            known.session.forget()
+            if known.flow.session is known.session:
+                known.flow.close_lane()
+            self._forget_heads(known)
 
     def _aim(self, message: Aim) -> None:
         flow = self.flows.get(message.machine_id)
@@ -110,7 +125,8 @@ class Table:
             flow.endpoint, flow.source, flow.trains = endpoint, None, True
             flow.target = endpoint
         flow.room = message.room
-        _, session, _ = self._sessions.get(message.local_index >> 6, (None, None, False))
+        known = self._sessions.get(message.local_index >> 6)
+        session = known.session if known is not None else None
         if session is flow.session:
             return
         flow.close_lane()
@@ -211,47 +227,53 @@ class Table:
     def channel(self, head: bytes, now: int) -> Channel | None:
         """By receiver index ‖ session zeqond of a record, which are only claims: a channel of which nothing
         was authentic yet is not held. Raises RecordRefused, SessionExpired."""
-        entry = self._sessions.get(int.from_bytes(head[:4], "big") >> 6)
-        if entry is None or not entry[2]:
+        known = self._sessions.get(int.from_bytes(head[:4], "big") >> 6)
+        if known is None or not known.receives:
             return None
-        flow, session, _ = entry
+        session = known.session
         lane, epoch = session.locate(head, now)
         if not self.receives[lane]:  # its replay window is another worker's
             return None
-        channel = self._kept.get((session.local_index, epoch, lane))
+        channel = known.channels.get((epoch, lane))
         if channel is not None:
-            if len(self.channels) >= MAX_CACHED:
-                self.channels.clear()
+            # At most one a zeqond and lane: whoever claims another of the epoch adds no more than that.
             self.channels[head] = channel
+            known.heads.append(head)
             return channel
         cipher, window = session.receiver(epoch, lane, now)
-        return Channel(flow, session, lane, epoch, cipher.decrypt_into, window)
+        return Channel(known.flow, session, lane, epoch, cipher.decrypt_into, window)
 
     def keep(self, channel: Channel) -> None:
         """A record of it was authentic."""
         channel.kept = True
-        self._kept[channel.session.local_index, channel.epoch, channel.lane] = channel
+        known = self._sessions.get(channel.session.local_index >> 6)
+        if known is not None:
+            known.channels[channel.epoch, channel.lane] = channel
 
-    def _forget_channels(self, session: Session, before: int | None = None) -> None:
-        for key, channel in list(self._kept.items()):
-            if channel.session is session and (before is None or channel.epoch < before):
-                del self._kept[key]
-        self.channels.clear()
+    def _forget_heads(self, known: _Known) -> None:
+        for head in known.heads:
+            self.channels.pop(head, None)
+        known.heads.clear()
 
     # ------------------------------------------------------------------ time
 
     def advance(self, now: int) -> int:
         """Drop keys that are too old, by our own clock; returns when there is more to drop."""
-        deadline = 2**63 - 1
-        for index, (flow, session, _) in list(self._sessions.items()):
-            if now >= session.deadline_us():
-                session.advance(now)
-                if session.expired:
-                    if flow.session is session:
-                        flow.close_lane()
-                    self._forget_channels(session)
-                    del self._sessions[index]
-                    continue
-                self._forget_channels(session, session.epoch(now) - 1)
-            deadline = min(deadline, session.deadline_us())
-        return deadline
+        deadlines = self._deadlines
+        while deadlines and deadlines[0][0] <= now:
+            _, slot = heapq.heappop(deadlines)
+            known = self._sessions.get(slot)
+            if known is None:
+                continue
+            session = known.session
+            session.advance(now)
+            self._forget_heads(known)
+            if session.expired:
+                if known.flow.session is session:
+                    known.flow.close_lane()
+                del self._sessions[slot]
+                continue
+            oldest = session.epoch(now) - 1
+            known.channels = {key: each for key, each in known.channels.items() if key[0] >= oldest}
+            heapq.heappush(deadlines, (session.deadline_us(), slot))
+        return deadlines[0][0] if deadlines else 2**63 - 1

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import trio
 
@@ -25,6 +26,9 @@ READY_SECONDS = 20.0
 STOP_SECONDS = 1.0
 BACKOFF_SECONDS = (0.0, 0.05, 0.2, 1.0, 5.0)
 LIVED_SECONDS = 60.0  # a worker that lasted so long starts the back-off anew
+
+
+Hear: TypeAlias = Callable[[list[Up]], None]
 
 
 class _Worker:
@@ -66,8 +70,8 @@ class _Worker:
                 await trio.lowlevel.wait_writable(self._end)
                 self._flush()
 
-    async def read(self, obey: Callable[[Up], None]) -> None:
-        """Until the worker ends."""
+    async def read(self, hear: Hear) -> None:
+        """Until the worker ends. All that came at once is heard at once."""
         reader = Reader()
         while True:
             await trio.lowlevel.wait_readable(self._end)
@@ -79,8 +83,7 @@ class _Worker:
                 return
             if not data:
                 return
-            for message in reader.feed(data):
-                obey(message)
+            hear(list(reader.feed(data)))
 
     async def stop(self) -> None:
         """It ends when the seam does; by force after a second."""
@@ -139,7 +142,7 @@ class Workers:
 
     async def run(
         self,
-        obey: Callable[[Up], None],
+        hear: Hear,
         lost: Callable[[int, int], None],
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
@@ -148,13 +151,13 @@ class Workers:
         Raises DataPathError where they keep ending."""
         async with trio.open_nursery() as nursery:
             for number in range(self.count):
-                await nursery.start(self._keep_alive, number, obey, lost)
+                await nursery.start(self._keep_alive, number, hear, lost)
             task_status.started()
 
     async def _keep_alive(
         self,
         number: int,
-        obey: Callable[[Up], None],
+        hear: Hear,
         lost: Callable[[int, int], None],
         task_status: trio.TaskStatus[None],
     ) -> None:
@@ -176,7 +179,7 @@ class Workers:
                 lost(number, ended)
             started = trio.current_time()
             try:
-                await self._live(worker, obey, task_status if life == 0 else trio.TASK_STATUS_IGNORED)
+                await self._live(worker, hear, task_status if life == 0 else trio.TASK_STATUS_IGNORED)
             finally:
                 del self._running[number]
                 await worker.stop()
@@ -186,24 +189,20 @@ class Workers:
             life += 1
             self.restarts += 1
 
-    async def _live(
-        self, worker: _Worker, obey: Callable[[Up], None], task_status: trio.TaskStatus[None]
-    ) -> None:
+    async def _live(self, worker: _Worker, hear: Hear, task_status: trio.TaskStatus[None]) -> None:
         """One worker's life. Started when it has taken up its work, or ended without."""
         started = False
 
-        def hear(message: Up) -> None:
+        def hear_and_start(messages: list[Up]) -> None:
             nonlocal started
-            if isinstance(message, Ready):
-                if not started:
-                    started = True
-                    task_status.started()
-            else:
-                obey(message)
+            if not started and Ready() in messages:
+                started = True
+                task_status.started()
+            hear(messages)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(worker.write)
-            await worker.read(hear)
+            await worker.read(hear_and_start)
             nursery.cancel_scope.cancel()
         if not started:
             task_status.started()

@@ -147,9 +147,14 @@ class Crowd:
             found = self._by_slot.get(int.from_bytes(datagram[4:8], "big") >> 6)
         return [found] if found is not None else []
 
-    def _hear(self, message: Up) -> None:
-        """What the worker says; of the rest nobody here needs to know."""
+    def _hear(self, messages: list[Up]) -> None:
+        """What the worker says."""
         now, unix = boot_us(), unix_us()
+        for message in messages:
+            self._obey(message, now, unix)
+
+    def _obey(self, message: Up, now: int, unix: int) -> None:
+        """Of what is not named here nobody needs to know."""
         match message:
             case Unsent(packets):
                 for packet in packets:

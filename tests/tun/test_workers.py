@@ -128,7 +128,7 @@ async def pair(queues: int = 1) -> AsyncIterator[tuple[Side, Side]]:
                 side = Side(name, group.port, [ours for ours, _ in ends])
                 side.workers = Workers(settings, fds, [each.fileno() for each in group.workers], side.brief)
                 sides.append(side)
-                await nursery.start(side.workers.run, side.heard.append, side.is_lost)
+                await nursery.start(side.workers.run, side.heard.extend, side.is_lost)
             a, b = sides
             a.peer, b.peer = b, a
             a.started_us = b.started_us = boot_us()
@@ -254,7 +254,7 @@ async def test_a_worker_that_keeps_ending_ends_the_node(
         settings = Settings("no network", True, True, "auto")
         workers = Workers(settings, [theirs.fileno()], [udp.fileno()], lambda _receives: [])
         with pytest.raises(BaseExceptionGroup) as caught:
-            await workers.run(lambda _message: None, lambda _worker, _code: None)
+            await workers.run(lambda _messages: None, lambda _worker, _code: None)
     (reason,) = flat(caught.value)
     assert isinstance(reason, DataPathError)
     assert "keeps ending (exit code 1)" in str(reason)
