@@ -44,6 +44,16 @@ def parse(value: str) -> Address:
     return of_ip(ip_address(host.removeprefix("[").removesuffix("]")), int(port))
 
 
+def of_source(where: tuple[str, int] | tuple[str, int, int, int]) -> Address:
+    """What recvmsg says, as a dual-stack socket has it: IPv4 mapped, a link-local with its link."""
+    host = where[0]
+    if ":" not in host:
+        return MAPPED + host, where[1]
+    if len(where) == 4 and where[3] and "%" not in host:
+        return f"{host}%{where[3]}", where[1]
+    return host, where[1]
+
+
 def of_ip(ip: IPv4Address | IPv6Address, port: int) -> Address:
     """The form in which the dual-stack socket names this address."""
     return (MAPPED + str(ip) if ip.version == 4 else str(ip), port)

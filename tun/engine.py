@@ -110,7 +110,7 @@ class Engine:
     # ------------------------------------------------------------------ loops
 
     async def _from_socket(self) -> None:
-        intake = Intake(self._udp, self._mapped)
+        intake = Intake(self._udp)
         await self._listening.wait()
         while True:
             await trio.lowlevel.wait_readable(self._udp)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import socket
 from struct import Struct
 
-from tun.addresses import MAPPED, Address
+from tun.addresses import Address, of_source
 from tun.sockets import SOL_UDP, UDP_GRO
 
 LARGEST_BYTES = 65535  # a UDP payload, and a train of them, is shorter
@@ -21,13 +21,12 @@ _ANCILLARY = socket.CMSG_SPACE(_SIZE.size)
 
 
 class Intake:
-    """Reads `udp`, which does not block. `mapped`: it is an IPv4 socket, whose sources are written ::ffff:…
+    """Reads `udp`, which does not block.
 
     One reader only, since all reads share one buffer."""
 
-    def __init__(self, udp: socket.socket, mapped: bool) -> None:
+    def __init__(self, udp: socket.socket) -> None:
         self._udp = udp
-        self._mapped = mapped
         self._view = memoryview(bytearray(LARGEST_BYTES))
         self._buffers = (self._view,)
 
@@ -46,21 +45,13 @@ class Intake:
             except OSError:  # an ICMP error about something we sent: the timers deal with it
                 failed += 1
                 continue
-            source = self._source(where)
+            source = of_source(where)
             size = segment_bytes(ancillary) if ancillary else 0
             if not 0 < size < length:
                 found.append((bytes(view[:length]), source))
                 continue
             found += [(bytes(view[at : min(at + size, length)]), source) for at in range(0, length, size)]
         return found
-
-    def _source(self, where: tuple[str, int] | tuple[str, int, int, int]) -> Address:
-        """An IPv4-only socket's sources are written as a dual-stack one's; a link-local keeps its link."""
-        if self._mapped:
-            return MAPPED + where[0], where[1]
-        if len(where) == 4 and where[3] and "%" not in where[0]:
-            return f"{where[0]}%{where[3]}", where[1]
-        return where[0], where[1]
 
 
 def segment_bytes(ancillary: list[tuple[int, int, bytes]]) -> int:

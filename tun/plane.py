@@ -23,7 +23,7 @@ from typing import Protocol
 from cryptography.exceptions import InvalidTag
 
 from crypto.errors import LocalFault, PeerFault
-from tun.addresses import MAPPED, Address
+from tun.addresses import of_source
 from tun.flow import Channel, Flow, Source
 from tun.frames import (
     HEAD_BYTES,
@@ -302,6 +302,9 @@ class Plane:
             if not length:
                 continue
             kind = raw[0]
+            if min(length, size) <= HEAD_BYTES or not RECORD <= kind <= SPAN:
+                self.each(0, length, size, source)
+                continue
             head = bytes(self.received[4:12])
             channel = channels.get(head) or self.channel(head)
             if channel is None or not channel.kept:  # nothing of it has been authentic yet
@@ -389,7 +392,7 @@ class Plane:
             self.counters["datagram in a strange train dropped"] += 1
             return
         self._strays += 1
-        host, port = address_of(source)
+        host, port = of_source(source)
         self.upward.append(Stray(bytes(self.received[start:end]), host, port))
 
     def channel(self, head: bytes) -> Channel | None:
@@ -405,7 +408,7 @@ class Plane:
     def _one(self, channel: Channel, start: int, end: int, source: Source) -> None:
         """The datagram at start … end of the received: a record, or a part of one."""
         raw, received, opened = self.raw, self.received, self.opened
-        if end - start < SEALED_BYTES and raw[start] != SPAN:  # of a span the last part may be short
+        if end - start < (HEAD_BYTES + 1 if raw[start] == SPAN else SEALED_BYTES):
             self.counters["record too short"] += 1
             return
         sequence = int.from_bytes(raw[start + 12 : start + 16], "big")
@@ -426,7 +429,9 @@ class Plane:
         except (InvalidTag, ValueError):
             self.counters["record refused"] += 1
             return
-        window.accept(sequence)
+        if not window.accept(sequence):
+            self.counters["record seen before or too old"] += 1
+            return
         self.credit(channel, 1, source, end - start)
         self.dispatch(channel, stop, sequence)
 
@@ -446,7 +451,7 @@ class Plane:
 
     def _locate(self, channel: Channel, source: Source, size: int) -> None:
         """The first record of a channel, or one from elsewhere: the node decides what follows from that."""
-        flow, address = channel.flow, address_of(source)
+        flow, address = channel.flow, of_source(source)
         if not channel.kept:
             self.table.keep(channel)
         if address == flow.endpoint:
@@ -584,13 +589,3 @@ class Plane:
             told.append(Counted(dict(self.counters)))
             self.counters.clear()
         return told
-
-
-def address_of(source: Source) -> Address:
-    """What recvmsg said, as the node writes addresses: IPv4 mapped, a link-local one with its link."""
-    host = source[0]
-    if ":" not in host:
-        return MAPPED + host, source[1]
-    if len(source) == 4 and source[3] and "%" not in host:
-        return f"{host}%{source[3]}", source[1]
-    return host, source[1]

@@ -19,6 +19,7 @@ import socket
 import struct
 import sys
 import time
+import traceback
 from dataclasses import asdict, dataclass
 from ipaddress import IPv4Network
 
@@ -115,6 +116,7 @@ class Worker:
             choice=settings.choice,
         )
         self._poll = select.epoll()
+        self._failed = False
         self._swept_us = 0
         self._keys_us = 0
 
@@ -131,13 +133,23 @@ class Worker:
                 if fd == tun:
                     plane.transmit(now)
                 elif fd == udp:
-                    plane.receive(now)
+                    self._receive(now)
                 elif not self._obey(now):
                     return
             self._tell(now)
             if self._seam.waits != waited:
                 waited = self._seam.waits
                 poll.modify(seam, select.EPOLLIN | (select.EPOLLOUT if waited else 0))
+
+    def _receive(self, now: int) -> None:
+        """A datagram that our code did not foresee may cost itself, and never the worker."""
+        try:
+            self._plane.receive(now)
+        except (ArithmeticError, LookupError, TypeError, ValueError, struct.error):
+            self._plane.counters["datagrams that our own code failed on"] += 1
+            if not self._failed:
+                self._failed = True
+                traceback.print_exc()
 
     def _obey(self, now: int) -> bool:
         self._seam.flush()
@@ -209,8 +221,8 @@ def main(arguments: list[str]) -> None:
     tun, udp, seam = map(int, arguments[:3])
     settings = Settings(**json.loads(arguments[3]))
     confine(settings.parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the node, which ends us in its order
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM):  # to the node and its group: it ends us in its order
+        signal.signal(number, signal.SIG_IGN)
     # What is there now stays: the collector need not look at it again, and the loop makes no cycles.
     gc.collect()
     gc.freeze()

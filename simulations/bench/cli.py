@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import Annotated
 
 from cyclopts import App, Parameter
+from rich.console import Console
+from rich.table import Table
 
 from simulations.bench import contenders, crypto, trials
 from simulations.bench.contenders import Contender, ours
@@ -169,3 +173,33 @@ def rekey(
     return run(
         "rekey", wanted, trials.chosen("tcp,trickle"), setting, ours.Zeqnode.name, as_json=as_json, save=save
     )
+
+
+@command.command
+def flood(*, seconds: float = 12.0, as_json: Json = False) -> int:
+    """Measure how many forged first messages a node refuses in a second of one core.
+
+    A node's socket and core on loopback, and a flooder on another core. The rate is
+    by the node's own CPU time, so that a slow flooder makes it no better.
+
+    For example:
+
+        zeqnode bench flood --seconds 30
+
+    Parameters
+    ----------
+    seconds
+        How long to measure, roughly.
+    """
+    from simulations.bench import flood as measuring
+
+    found = measuring.measure_flood(seconds)
+    if as_json:
+        print(json.dumps([asdict(each) for each in found], indent=2))
+        return 0
+    table = Table("forged first message", "read", "refused per second", title="On one core of this machine")
+    for each in found:
+        read = "in trains" if each.joined else "one by one"
+        table.add_row(each.kind, read, f"{each.per_second:,.0f}")
+    Console().print(table)
+    return 0

@@ -37,7 +37,7 @@ def bound() -> Iterator[Open]:
 
 def intake(udp: socket.socket, joined: bool = True) -> Intake:
     udp.setsockopt(SOL_UDP, UDP_GRO, int(joined))
-    return Intake(udp, udp.family == socket.AF_INET)
+    return Intake(udp)
 
 
 def send(udp: socket.socket, datagrams: list[bytes], port: int, host: str = "127.0.0.1") -> None:
@@ -147,7 +147,7 @@ class LinkLocal:
 
 @pytest.mark.parametrize("host", ["fe80::1", "fe80::1%7"])
 def test_a_link_local_source_keeps_its_link(host: str) -> None:
-    reader = Intake(LinkLocal((host, 51777, 0, 7)), mapped=False)  # type: ignore[arg-type]
+    reader = Intake(LinkLocal((host, 51777, 0, 7)))  # type: ignore[arg-type]
     assert reader.drain(5) == [(b"hi", ("fe80::1%7", 51777))]
 
 

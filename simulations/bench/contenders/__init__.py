@@ -23,6 +23,7 @@ ALL: Final[tuple[type[Contender], ...]] = (
     ours.Segments,
     ours.OneQueue,
     ours.TwoQueues,
+    ours.NoTrains,
     ours.NoOffloads,
     WireGuardGo,
     OldWireGuardGo,
@@ -30,7 +31,8 @@ ALL: Final[tuple[type[Contender], ...]] = (
     OpenVPN,
     Tinc,
 )
-USUAL: Final = tuple(kind for kind in ALL if kind not in (ours.OneQueue, ours.TwoQueues, ours.NoOffloads))
+_ON_REQUEST: Final = (ours.OneQueue, ours.TwoQueues, ours.NoTrains, ours.NoOffloads)
+USUAL: Final = tuple(kind for kind in ALL if kind not in _ON_REQUEST)
 REFERENCE: Final = WireGuardGo.name
 
 

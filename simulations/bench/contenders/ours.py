@@ -126,6 +126,12 @@ class Rekeying(Zeqnode):
     engine: ClassVar[Mapping[str, object]] = {"rekey_seconds": 5}
 
 
+class NoTrains(Zeqnode):
+    name = "zeqnode no trains"
+    note = "without UDP_SEGMENT and UDP_GRO"
+    engine: ClassVar[Mapping[str, object]] = {"without": ["udp_segment", "udp_gro"]}
+
+
 class NoOffloads(Zeqnode):
     name = "zeqnode no offloads"
     engine: ClassVar[Mapping[str, object]] = {"without": list(OFFLOADS)}
