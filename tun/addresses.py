@@ -10,6 +10,8 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 Address = tuple[str, int]
+Target = tuple[str, int] | tuple[str, int, int, int]
+"""As sendto and sendmsg take it."""
 
 MAPPED = "::ffff:"
 
@@ -52,6 +54,15 @@ def of_source(where: tuple[str, int] | tuple[str, int, int, int]) -> Address:
     if len(where) == 4 and where[3] and "%" not in host:
         return f"{host}%{where[3]}", where[1]
     return host, where[1]
+
+
+def target(address: Address, ipv4: bool) -> Target:
+    """For a dual-stack socket, or one of IPv4 only, in a form that is not looked up for each datagram."""
+    host, port = address
+    if ipv4:
+        return host.removeprefix(MAPPED), port
+    plain, _, link = host.partition("%")
+    return (plain, port, 0, int(link)) if link.isdecimal() else (host, port)
 
 
 def of_ip(ip: IPv4Address | IPv6Address, port: int) -> Address:

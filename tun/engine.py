@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 
 import trio
 
-from tun.addresses import MAPPED, Address
+from tun.addresses import Address, Target, target
 from tun.core import TunnelCore
 from tun.device import Device
 from tun.events import Event
@@ -217,7 +217,7 @@ class Engine:
         for datagram in train:
             self._send_one(datagram, where, address)
 
-    def _send_one(self, datagram: bytes, where: Address, address: Address) -> None:
+    def _send_one(self, datagram: bytes, where: Target, address: Address) -> None:
         try:
             self._udp.sendto(datagram, where)
         except OSError as error:
@@ -231,8 +231,8 @@ class Engine:
         else:
             self._on_foreign(datagram, source)
 
-    def _target(self, address: Address) -> Address:
-        return (address[0].removeprefix(MAPPED), address[1]) if self._mapped else address
+    def _target(self, address: Address) -> Target:
+        return target(address, self._mapped)
 
 
 def _trains(outgoing: list[tuple[bytes, Address]]) -> Iterator[tuple[list[bytes], Address, int]]:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from crypto.replay import ReplayWindow
 from crypto.session import Lane, Session
-from tun.addresses import Address
+from tun.addresses import Address, Target
 from tun.frames import SpanBuffer
 from tun.loss import LossMeter
 from tun.paths import BASE_PAYLOAD
@@ -42,7 +42,7 @@ class Flow:
     until_us: int = NO_LANE
     endpoint: Address | None = None
     source: Source | None = None
-    target: Address = ("", 0)
+    target: Target = ("", 0)
     room: int = BASE_PAYLOAD
     trains: bool = True  # its path takes UDP_SEGMENT
     meter: LossMeter = field(default_factory=LossMeter)

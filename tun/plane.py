@@ -65,6 +65,7 @@ SEQUENCE_STOP = 2**31  # looked at once a zeqond, in which no machine sends the 
 GATHER_ABOVE = 1000  # bytes: a datagram of this size is likely to have others of its train behind it
 MAX_LAYOUTS = 24
 MAX_STRAYS = 256
+HAND_UP, HAND_UP_US = 128, 100_000  # packets without a session, in so much time
 REPORT_EVERY_US = 40_000
 REPORT_RECORDS = 64
 CONTROL_BYTES = socket.CMSG_SPACE(4)
@@ -119,7 +120,7 @@ class Plane:
         self._receive_into = [self.received[:RECEIVE_BYTES]]
         self._layouts: dict[int, TrainLayout] = {}
         self._heard: list[Channel] = []
-        self._strays = 0
+        self._strays = self._handed = self._handing_until = 0
         self._spans = Spans(self)
         self._segments = Segments(self)
 
@@ -200,10 +201,17 @@ class Plane:
         """No session: the node makes one, and keeps the packet until then."""
         if flow is None:
             self.counters["packet for nobody"] += 1
-        elif len(self.unsent) < READS:
+        elif self._may_hand_up():
             self.unsent += complete(self._input, at, at + size)
         else:
             self.counters["packet dropped, no session"] += 1
+
+    def _may_hand_up(self) -> bool:
+        """Few wait for a session; a flood to a peer that is away must not keep the node from making one."""
+        if self._now >= self._handing_until:
+            self._handing_until, self._handed = self._now + HAND_UP_US, 0
+        self._handed += 1
+        return self._handed <= HAND_UP
 
     def _to_wire(self, at: int, size: int, pair: bytes) -> bool:
         """IPv4's local names are this machine's own: others on the wire, planned once and then cached."""

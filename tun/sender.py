@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from typing import Protocol
 
-from tun.addresses import Address
+from tun.addresses import Target
 from tun.flow import Flow
 from tun.frames import HEAD_BYTES, MAX_SEGMENTS, MAX_TRAIN_BYTES, RECORD_HEAD, SEALED_BYTES
 from tun.layout import TEXT
@@ -30,11 +30,11 @@ class Outlet(Protocol):
         buffers: list[bytes | memoryview],
         control: list[tuple[int, int, bytes]],
         flags: int,
-        to: Address,
+        to: Target,
         /,
     ) -> int: ...
 
-    def sendto(self, data: bytes | memoryview, to: Address, /) -> int: ...
+    def sendto(self, data: bytes | memoryview, to: Target, /) -> int: ...
 
 
 class Sender:

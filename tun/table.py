@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, ip_network
 
 from crypto.errors import LaneExhausted
 from crypto.session import LANES, Session, SessionKeys
+from tun.addresses import target
 from tun.flow import Channel, Flow
 from tun.names4 import DEFAULT_POOL, Pool, Translator
 from tun.packet import IPV6_HEADER, AllowedIPs
@@ -32,10 +33,14 @@ class _Known:
 
 
 class Table:
-    """`lane`: what this worker, one of `queues`, sends on. `pool`: the node's local IPv4 names."""
+    """`lane`: what this worker, one of `queues`, sends on. `pool`: the node's local IPv4 names. `ipv4`: its
+    socket has only that family."""
 
-    def __init__(self, lane: int, pool: IPv4Network = DEFAULT_POOL, queues: int = 1) -> None:
+    def __init__(
+        self, lane: int, pool: IPv4Network = DEFAULT_POOL, queues: int = 1, ipv4: bool = False
+    ) -> None:
         self.lane = lane
+        self._ipv4 = ipv4
         self.receives = [number > 0 and (number - lane) % queues == 0 for number in range(LANES)]
         self.flows: dict[bytes, Flow] = {}
         self.by_address6: dict[bytes, Flow] = {}
@@ -123,7 +128,7 @@ class Table:
         endpoint = (message.host, message.port)
         if endpoint != flow.endpoint:
             flow.endpoint, flow.source, flow.trains = endpoint, None, True
-            flow.target = endpoint
+            flow.target = target(endpoint, self._ipv4)
         flow.room = message.room
         known = self._sessions.get(message.local_index >> 6)
         session = known.session if known is not None else None

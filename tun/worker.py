@@ -20,6 +20,7 @@ import struct
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from ipaddress import IPv4Network
 
@@ -106,7 +107,9 @@ class Worker:
 
     def __init__(self, tun: io.FileIO, udp: socket.socket, seam: Seam, settings: Settings) -> None:
         self._tun, self._udp, self._seam = tun, udp, seam
-        self._table = Table(settings.lane, IPv4Network(settings.pool), settings.queues)
+        self._table = Table(
+            settings.lane, IPv4Network(settings.pool), settings.queues, udp.family == socket.AF_INET
+        )
         self._plane = Plane(
             tun,
             udp,
@@ -133,7 +136,7 @@ class Worker:
                 if fd == tun:
                     plane.transmit(now)
                 elif fd == udp:
-                    self._receive(now)
+                    self._survive(plane.receive, now)
                 elif not self._obey(now):
                     return
             self._tell(now)
@@ -141,10 +144,10 @@ class Worker:
                 waited = self._seam.waits
                 poll.modify(seam, select.EPOLLIN | (select.EPOLLOUT if waited else 0))
 
-    def _receive(self, now: int) -> None:
+    def _survive(self, receive: Callable[..., None], *arguments: object) -> None:
         """A datagram that our code did not foresee may cost itself, and never the worker."""
         try:
-            self._plane.receive(now)
+            receive(*arguments)
         except (ArithmeticError, LookupError, TypeError, ValueError, struct.error):
             self._plane.counters["datagrams that our own code failed on"] += 1
             if not self._failed:
@@ -159,7 +162,7 @@ class Worker:
         for message in messages:
             match message:
                 case Stray(datagram, host, port):
-                    self._plane.given(datagram, (host, port), now)
+                    self._survive(self._plane.given, datagram, (host, port), now)
                 case Begin():  # whatever came before would have been for nobody
                     for fd in (self._tun, self._udp):
                         self._poll.register(fd, select.EPOLLIN)

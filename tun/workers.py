@@ -16,15 +16,17 @@ from typing import TypeAlias
 
 import trio
 
-from crypto.session import LANES
+from crypto.pulse import ZEQOND_MS
+from crypto.session import LANES, REJECT_ZEQONDS
 from tun.addresses import Address
 from tun.errors import DataPathError
 from tun.seam import Begin, Down, Reader, Ready, Stray, Up, pack
-from tun.worker import SEAM_BYTES, Settings
+from tun.worker import MAX_BACKLOG, SEAM_BYTES, Settings
 
 READY_SECONDS = 20.0
 STOP_SECONDS = 1.0
 BACKOFF_SECONDS = (0.0, 0.05, 0.2, 1.0, 5.0)
+SESSION_SECONDS = 2 * REJECT_ZEQONDS * ZEQOND_MS / 1000  # after which no session from before is left
 LIVED_SECONDS = 60.0  # a worker that lasted so long starts the back-off anew
 
 
@@ -45,6 +47,11 @@ class _Worker:
             # -P: a folder called "tun" where the node was started is not ours.
             command = [sys.executable, "-P", "-m", "tun.worker", *map(str, fds), settings.to_json()]
             self.process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL)
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that the worker has not read yet."""
+        return len(self._backlog)
 
     def tell(self, data: bytes) -> None:
         self._backlog += data
@@ -112,6 +119,7 @@ class Workers:
         self._tun_fds, self._udp_fds = tun_fds, udp_fds
         self._brief = brief
         self._running: dict[int, _Worker] = {}
+        self._free_at: dict[int, float] = {}  # lane -> trio's time from which on it may be used again
 
     @property
     def count(self) -> int:
@@ -131,7 +139,7 @@ class Workers:
     def give(self, datagram: bytes, source: Address) -> None:
         """A record of a data lane that came to the node's own socket: to the worker whose lane it is."""
         worker = self._running.get(((datagram[7] & (LANES - 1)) - 1) % self.count)
-        if worker is not None:
+        if worker is not None and worker.backlog < MAX_BACKLOG:
             worker.tell(pack([Stray(datagram, *source)]))
 
     def pass_on(self, message: Down, lane: int) -> None:
@@ -164,8 +172,8 @@ class Workers:
         failures = life = 0
         ended: int | None = None
         while True:
-            lane = 1 + number + life * self.count
-            if lane >= LANES or failures >= len(BACKOFF_SECONDS):
+            lane = self._free_lane(number)
+            if lane is None or failures >= len(BACKOFF_SECONDS):
                 raise DataPathError(
                     f"A worker of the data path keeps ending (exit code {ended}): its own words are above;"
                     " start the node again, if need be with other settings in [engine]."
@@ -182,12 +190,19 @@ class Workers:
                 await self._live(worker, hear, task_status if life == 0 else trio.TASK_STATUS_IGNORED)
             finally:
                 del self._running[number]
+                self._free_at[lane] = trio.current_time() + SESSION_SECONDS
                 await worker.stop()
             ended = worker.process.returncode
             lasted = trio.current_time() - started
             failures = 0 if lasted >= LIVED_SECONDS else failures + 1
             life += 1
             self.restarts += 1
+
+    def _free_lane(self, number: int) -> int | None:
+        """A lane of this worker's that no session knows from an earlier life: a nonce must not repeat."""
+        lanes = range(1 + number, LANES, self.count)
+        now = trio.current_time()
+        return next((lane for lane in lanes if now >= self._free_at.get(lane, now)), None)
 
     async def _live(self, worker: _Worker, hear: Hear, task_status: trio.TaskStatus[None]) -> None:
         """One worker's life. Started when it has taken up its work, or ended without."""

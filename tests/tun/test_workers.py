@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from tests.virtio_packets import UDP, V6_PAIR, Shape
 from tun import workers as workers_module
@@ -36,7 +37,7 @@ from tun.seam import (
 )
 from tun.sockets import SOL_UDP, UDP_SEGMENT, open_group
 from tun.worker import Settings, boot_us
-from tun.workers import Workers
+from tun.workers import SESSION_SECONDS, Workers
 
 MACHINE = {"a": b"a" * 32, "b": b"b" * 32}
 OTHER = {"a": "b", "b": "a"}
@@ -229,6 +230,24 @@ async def test_a_killed_worker_is_replaced_and_receives_only_in_newer_sessions()
             side.workers.tell(side.messages())
         a.ends[0].send(packet(b"and a new session"))
         assert (await b.take(0)).endswith(b"and a new session")
+
+
+async def test_a_lane_is_taken_again_only_when_no_session_knows_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    workers = Workers(
+        Settings("198.18.0.0/16", True, True, "auto"), range(32), range(32), lambda _receives: []
+    )
+    lives = []
+    for _ in range(3):
+        lane = workers._free_lane(0)
+        lives.append(lane)
+        if lane is not None:
+            workers._free_at[lane] = trio.current_time() + SESSION_SECONDS
+        await trio.sleep(1)
+    assert lives == [1, 33, None]
+    await trio.sleep(SESSION_SECONDS)
+    assert workers._free_lane(0) == 1
 
 
 async def test_workers_end_with_the_run() -> None:
