@@ -132,6 +132,8 @@ class Worker:
         while True:
             ready = poll.poll(self._patience())
             now = boot_us()
+            if now >= self._keys_us:  # before anything is opened: after a suspend, much may be too old
+                self._keys_us = self._table.advance(now)
             for fd, _ in ready:
                 if fd == tun:
                     plane.transmit(now)
@@ -186,8 +188,6 @@ class Worker:
 
     def _tell(self, now: int) -> None:
         plane = self._plane
-        if now >= self._keys_us:
-            self._keys_us = self._table.advance(now)
         if plane.unsent:
             plane.upward.append(Unsent(plane.unsent.copy()))
             plane.unsent.clear()
