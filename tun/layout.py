@@ -21,7 +21,7 @@ RECEIVE_BYTES = 65_536
 BUFFER_BYTES = ORIGIN + 2 * READ_BYTES
 RECEIVED_BYTES = 2 * RECEIVE_BYTES  # views of a last datagram may pass what can be received
 MAX_PARTS = 128
-MAX_VIEWS = 1024
+MAX_HEADERS = 16  # lengths of headers for which views are kept
 
 PLACES = bytes(range(256))
 drive = deque[object](maxlen=0).extend
@@ -35,13 +35,11 @@ class TrainLayout:
         count = min(MAX_PARTS, RECEIVE_BYTES // size + 1)  # the last one may be shorter
         self.size = size
         self.ciphertexts = [received[at + HEAD_BYTES : at + size] for at in range(0, count * size, size)]
-        self._nonces = [received[at + 4 : at + HEAD_BYTES] for at in range(0, count * size, size)]
+        self._nonces = [received[at + 4 : at + HEAD_BYTES] for at in range(0, count * size, size)][::-1]
+        self._sealed = self.ciphertexts[::-1]
         self.rests = [[received[at:]] for at in range(0, count * size, size)]
         self._opened = opened
-        self._places: dict[int, list[memoryview]] = {}
-        self._backwards: dict[
-            tuple[int, int, int], tuple[list[memoryview], list[memoryview], list[memoryview]]
-        ] = {}
+        self._places: dict[int, list[memoryview]] = {}  # by length of headers, backwards
         self._sequences: dict[int, Struct] = {}
 
     def sequences(self, count: int) -> Struct:
@@ -58,23 +56,15 @@ class TrainLayout:
 
         Each plaintext is laid so that its prefix and headers are overwritten by the payload of the datagram
         before it, which is decrypted next: payloads end up behind each other with nothing copied."""
-        found = self._backwards.get((first, count, headers))
-        if found is None:
-            if len(self._backwards) >= MAX_VIEWS:
-                self._backwards.clear()
-                self._places.clear()
-            places = self._places.get(headers)
+        places = self._places.get(headers)
+        total = len(self._nonces)
+        if places is None:
             plain = self.size - SEALED_BYTES
-            if places is None:
-                step = plain - PREFIX_BYTES - headers
-                places = self._places[headers] = [
-                    self._opened[ORIGIN + i * step : ORIGIN + i * step + plain]
-                    for i in range(len(self._nonces))
-                ]
-            chosen = slice(first, first + count)
-            found = self._backwards[first, count, headers] = (
-                self._nonces[chosen][::-1],
-                self.ciphertexts[chosen][::-1],
-                places[:count][::-1],
-            )
-        return found
+            step = plain - PREFIX_BYTES - headers
+            starts = range(ORIGIN, ORIGIN + total * step, step)
+            places = [self._opened[at : at + plain] for at in starts][::-1]
+            if len(self._places) >= MAX_HEADERS:
+                self._places.clear()
+            self._places[headers] = places
+        chosen = slice(total - first - count, total - first)
+        return self._nonces[chosen], self._sealed[chosen], places[total - count :]

@@ -49,30 +49,32 @@ class _Sending:
         texts = range(TEXT, TEXT + count * segment, segment)
         self.texts = [source[at : at + plain] for at in texts]
         self.headers = [slice(at, at + PREFIX_BYTES + headers) for at in texts]
-        self._count = count
         self._prefix = b""
+        self._stamped = 0  # how many heads have the prefix
         self._high = -1
+        self._raised = 0  # and how many the high bytes
 
-    def stamp(self, prefix: bytes, first: int) -> None:
-        """IVs first, first + 1 … into all heads: one strided store for a byte that has changed."""
-        train, size, count = self.train, self.size, self._count
-        if prefix != self._prefix:
+    def stamp(self, prefix: bytes, first: int, count: int) -> None:
+        """IVs first, first + 1 … into `count` heads: one strided store for a byte that has changed."""
+        train, size = self.train, self.size
+        end = count * size
+        if prefix != self._prefix or count > self._stamped:
             for i in range(8):
-                train[4 + i :: size] = prefix[i : i + 1] * count
-            self._prefix = prefix
-        low = first & 255
-        train[15::size] = _TWICE[low : low + count]
+                train[4 + i : end : size] = prefix[i : i + 1] * count
+            self._prefix, self._stamped = prefix, count
+        low, high = first & 255, first >> 8
+        train[15:end:size] = _TWICE[low : low + count]
         if low + count > 256:  # a carry inside the train
-            cut, high = 256 - low, first >> 8
+            cut = 256 - low
             before, after = high.to_bytes(3, "big"), (high + 1).to_bytes(3, "big")
             for i in range(3):
-                train[12 + i :: size] = before[i : i + 1] * cut + after[i : i + 1] * (count - cut)
-            self._high = -1
-        elif first >> 8 != self._high:
-            self._high = first >> 8
-            high_bytes = self._high.to_bytes(3, "big")
+                train[12 + i : end : size] = before[i : i + 1] * cut + after[i : i + 1] * (count - cut)
+            self._raised = 0
+        elif high != self._high or count > self._raised:
+            bytes_ = high.to_bytes(3, "big")
             for i in range(3):
-                train[12 + i :: size] = high_bytes[i : i + 1] * count
+                train[12 + i : end : size] = bytes_[i : i + 1] * count
+            self._high, self._raised = high, count
 
 
 class Segments:
@@ -94,7 +96,7 @@ class Segments:
             views = self._sending[segment, headers] = _Sending(plane.input, segment, headers)
         first = lane.sequence
         lane.sequence = first + count
-        views.stamp(lane.prefix, first)
+        views.stamp(lane.prefix, first, count)
         text = plane.input
         header = bytes(text[TEXT : ORIGIN + 10 + headers])
         last = end - ORIGIN - 10 - headers - (count - 1) * segment
