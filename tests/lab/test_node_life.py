@@ -235,10 +235,11 @@ def test_the_one_that_was_called_calls_after_both_moved(home: Node, cafe: Node) 
     home.stop()
     cafe.stop()
     cafe.host.set_address("air", "10.80.0.77")
+    cafe.host.set_address("air", "fd80::77")
     home.start()
     cafe.start()
     eventually(lambda: traffic(home, cafe), 5, "traffic flows")
-    assert home.peer("cafe")["endpoint"] == "10.80.0.77:51777"
+    assert home.peer("cafe")["endpoint"] in ("10.80.0.77:51777", "[fd80::77]:51777")
 
 
 # ---------------------------------------------------------------------- up, down, forget
