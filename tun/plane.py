@@ -85,7 +85,7 @@ class Udp(Outlet, Protocol):
 
 
 class Plane:
-    """`choice`: auto, span or segments. `lane`: 1 + the number of the queue, for a worker's first life.
+    """`choice`: auto, span or segments. `segment`: the kernel has UDP_SEGMENT.
 
     After `transmit`, `receive` and `given`, `upward` holds what the node has to know, `unsent` packets for
     peers without a session, and `counters` what was dropped and why."""
