@@ -1,4 +1,4 @@
-"""Who signs and who checks, behind one small face: the product has Ed25519, a simulated world something cheaper.
+"""Signatures behind one small face: the product has Ed25519, a simulated world something cheaper.
 
 A label that names type and version goes in front of what is signed, as crypto/identity.py has it.
 """
