@@ -48,6 +48,7 @@ class Contact(Node):  # type: ignore[misc]  # kademlia has no types
         self.endpoint: Endpoint = wire[TAIL_BYTES:]
         self.network = endpoints.network(self.endpoint)
         self.usable = endpoints.usable(self.endpoint)
+        self.scope = endpoints.scope(self.endpoint)
         self.id = node_id(self.tail, self.endpoint)
         self.long_id = int.from_bytes(self.id, "big")
 

@@ -15,7 +15,8 @@ that shows no valid token gets at most three times its own bytes back, so it is 
 
 from __future__ import annotations
 
-from typing import Annotated, Final, TypeAlias
+from collections.abc import Callable
+from typing import Annotated, Final, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -35,7 +36,7 @@ Seen = Annotated[bytes, Meta(min_length=6, max_length=18)]
 Joined = Annotated[bytes, Meta(max_length=1100)]
 Count = Annotated[int, Meta(ge=0, le=0xFFFF)]
 Cookie = Annotated[bytes, Meta(min_length=8, max_length=8)]
-Secret = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Handle = Annotated[bytes, Meta(min_length=16, max_length=16)]
 
 
 class _Message(msgspec.Struct, array_like=True, gc=False):
@@ -140,7 +141,9 @@ class Values(_Message, tag=18):
 
 
 class Stored(_Message, tag=19):
-    """`status`: 0 kept, 1 more parts are missing, 2 refused, 3 an older one than what is there, 4 no room."""
+    """`status`: 0 kept, 1 more parts are missing, 2 refused, 3 an older one than what is there, 4 no room.
+
+    It answers a Reach too: 0 somebody has been asked to dial, 4 there is nobody to ask."""
 
     t: Transaction
     tail: Tail
@@ -159,13 +162,17 @@ class Reached(_Message, tag=20):
 
 
 class Open(_Message, tag=1):
-    """Be my neighbour. `mine` goes into all that you send me: who cannot read it cannot forge it."""
+    """Be my neighbour. `mine` goes into all that you send me: who cannot read it cannot forge it.
+
+    `yours`: what an Opened that was not `taken` gave; a Close is the answer of who has no room."""
 
     mine: Cookie
-    pad: Joined = b""
+    yours: Token = b""
 
 
 class Opened(_Message, tag=2):
+    """`taken`: we are neighbours. If not: say Open again with my cookie, so that your address is proven."""
+
     yours: Cookie
     mine: Cookie
     taken: bool
@@ -207,7 +214,7 @@ class Graft(_Message, tag=8):
 
 
 class Digest(_Message, tag=9):
-    """What I have, 64 sums of 4 bytes: one for each value of the first six bits of an id."""
+    """What I have, 64 sums (XOR) of 4 bytes: one for each value of the first six bits of an id."""
 
     yours: Cookie
     sums: Annotated[bytes, Meta(min_length=256, max_length=256)]
@@ -222,20 +229,26 @@ class Alive(_Message, tag=10):
 
 
 class Lodge(_Message, tag=1):
-    """Be my home: forward what comes for SHA-256(label ‖ secret)[:16] to this address. Token required."""
+    """Be my home: forward what comes for the handle that follows from `public` to this address, with my token
+    `mine`. `proof` signs your token, so it is good from this address only; `public` and `proof` are empty
+    while I have none. `leave`: forget me."""
 
     t: Transaction
     token: Token
-    secret: Secret
+    mine: Token
+    public: Annotated[bytes, Meta(max_length=32)] = b""
+    sequence: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    proof: Annotated[bytes, Meta(max_length=64)] = b""
     leave: bool = False
 
 
 class Event(_Message, tag=2):
-    """Part of a sealed event for who lodges under `handle`; 16 zero bytes: for the receiver itself."""
+    """Part `part` of `parts` of a sealed event for who lodges under `handle`; 16 zero bytes: for the receiver
+    itself. Without a chunk it only asks how things stand."""
 
     t: Transaction
     token: Token
-    handle: Secret
+    handle: Handle
     event: Transaction
     part: Count
     parts: Count
@@ -246,19 +259,21 @@ class Lodged(_Message, tag=16):
     """`status`: 0 yes, 1 no room, 2 show this token first."""
 
     t: Transaction
-    you: Seen
     token: Token
     status: Count
     lease: Count = 0  # seconds
 
 
 class Taken(_Message, tag=17):
-    """`status`: 0 more parts are missing, 1 delivered, 2 held for later, 3 nobody of that handle, 4 refused,
-    5 show this token first."""
+    """`status`: 0 parts are missing, 1 delivered, 2 held for later, 3 nobody of that handle, 4 refused,
+    5 show this token first, 6 complete and under way. `have`: a bit for each part that is here. `receipt`:
+    of who opened it (crypto/sealed.py)."""
 
     t: Transaction
     token: Token
     status: Count
+    have: Count = 0
+    receipt: Annotated[bytes, Meta(max_length=8)] = b""
 
 
 DhtMessage: TypeAlias = Ping | Find | Get | Store | Reach | Dial | Pong | Nodes | Values | Stored | Reached
@@ -266,10 +281,23 @@ GossipMessage: TypeAlias = Open | Opened | Close | Push | Have | Want | Prune | 
 CallMessage: TypeAlias = Lodge | Event | Lodged | Taken
 
 _encode = msgspec.msgpack.Encoder().encode
-decode_dht = msgspec.msgpack.Decoder(DhtMessage).decode
+_M = TypeVar("_M")
+
+
+def _reader(decode: Callable[[bytes], _M]) -> Callable[[bytes], _M]:
+    def read(data: bytes) -> _M:
+        try:
+            return decode(data)
+        except RecursionError as error:  # 1,000 arrays in each other, in a field that is read past
+            raise msgspec.DecodeError("nested too deeply") from error
+
+    return read
+
+
+decode_dht: Callable[[bytes], DhtMessage] = _reader(msgspec.msgpack.Decoder(DhtMessage).decode)
 """Of a datagram's bytes after the first. Raises msgspec.MsgspecError (and so ValueError) on anything else."""
-decode_gossip = msgspec.msgpack.Decoder(GossipMessage).decode
-decode_call = msgspec.msgpack.Decoder(CallMessage).decode
+decode_gossip: Callable[[bytes], GossipMessage] = _reader(msgspec.msgpack.Decoder(GossipMessage).decode)
+decode_call: Callable[[bytes], CallMessage] = _reader(msgspec.msgpack.Decoder(CallMessage).decode)
 
 
 def encode_dht(message: DhtMessage) -> bytes:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from crypto.identity import BadSignature, MachineKeys, sign, verify
 
 
@@ -48,3 +50,14 @@ class MachineSigner:
 
     def sign(self, label: bytes, payload: bytes) -> bytes:
         return sign(self._keys, label, payload)
+
+
+class SeedSigner:
+    """An Ed25519 key of its own, from a seed of 32 bytes."""
+
+    def __init__(self, seed: bytes) -> None:
+        self._key = Ed25519PrivateKey.from_private_bytes(seed)
+        self.public = self._key.public_key().public_bytes_raw()
+
+    def sign(self, label: bytes, payload: bytes) -> bytes:
+        return self._key.sign(bytes([len(label)]) + label + payload)

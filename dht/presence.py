@@ -1,0 +1,143 @@
+"""What a node publishes of itself: where it is, and if it is listed its keys, its slug and its offer.
+
+    always   LOCATION under the lookup secret, which only invited machines know
+    listed   LOCATION and BUNDLE under the secret that everybody can work out, a claim of its slug
+    offer    one record a country class in the DHT, one in gossip; withdrawn: the same as tombstones
+
+Two days' records are not published at one time, so that nothing says that they are one machine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from dht import endpoints, locations, offers, slugs
+from dht.announcing import Announcer
+from dht.calls import Machine
+from dht.endpoints import Endpoint
+from dht.locations import Location, Locator, listed_secret
+from dht.offers import Offer
+from dht.overlay import Overlay
+from dht.records import Kind, Record
+from dht.signatures import Signer
+
+NEXT_DAY_US: Final = 420_000_000
+
+
+class Presence:
+    """`homes()`: through whom we are called. `to_market(record, now_us, unix_us)`: gossip's way.
+    `bits`: work for an offer's stamp. Times: microseconds."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        secret: bytes,
+        overlays: tuple[Overlay, ...],
+        homes: Callable[[], tuple[tuple[Endpoint, bytes], ...]],
+        to_market: Callable[[Record, int, int], None],
+        entropy: Callable[[int], bytes],
+        signer_of: Callable[[bytes], Signer],
+        bits: int,
+    ) -> None:
+        self.announcer = Announcer(overlays, entropy)
+        self._machine = machine
+        self._machine_id = machine.bundle.machine_id
+        self._secret = secret
+        self._overlays = overlays
+        self._homes = homes
+        self._to_market = to_market
+        self._signer_of = signer_of
+        self._offer_bits = bits
+        self._own: tuple[Endpoint, ...] = ()
+        self._listed = False
+        self._offer: Offer | None = None
+        self._sequence = 0
+
+    def at(self, own: Sequence[Endpoint], listed: bool, now_us: int) -> None:
+        """We are at these addresses, and strangers may find us there or not."""
+        self._own = tuple(dict.fromkeys(own))
+        self._listed = listed
+        self.announce(now_us)
+
+    def offer(self, offer: Offer, now_us: int, unix_us: int) -> None:
+        """In place of our last one."""
+        old = self._offer
+        if old is not None and offers.classes(old) != offers.classes(offer):
+            self._tell(offers.withdraw(old, self.next(unix_us), self._machine.signer, 0), now_us, unix_us)
+        self._offer = offer
+        self.announcer.set("offer", self._offers, now_us)
+        self._gossip_offer(now_us, unix_us)
+
+    def withdraw(self, offer: Offer, now_us: int, unix_us: int) -> None:
+        """Say that this is no offer any more, for as long as it may be remembered."""
+        self._offer = msgspec.structs.replace(offer, active=False)
+        self.announcer.set("offer", self._offers, now_us)
+        self._gossip_offer(now_us, unix_us)
+
+    def announce(self, now_us: int) -> None:
+        secrets = {"": self._secret} | ({"listed ": listed_secret(self._machine_id)} if self._listed else {})
+        for name, secret in secrets.items():
+            for number in (0, 1):
+                later_us = number * NEXT_DAY_US
+                self.announcer.set(
+                    f"{name}location {number}", self._location(secret, number), now_us, later_us
+                )
+                if name:
+                    self.announcer.set(
+                        f"{name}bundle {number}", self._bundle(secret, number), now_us, later_us
+                    )
+        if self._listed:
+            self.announcer.set("slug", self._claim, now_us)
+        else:
+            for name in ("location 0", "location 1", "bundle 0", "bundle 1"):
+                self.announcer.drop(f"listed {name}")
+            self.announcer.drop("slug")
+
+    def _locator(self, kind: Kind, secret: bytes, number: int, unix_us: int) -> Locator | None:
+        days = locations.days_to_write(unix_us // 1_000_000)
+        if number >= len(days):
+            return None
+        return Locator(kind, self._machine_id, secret, days[number], self._signer_of)
+
+    def _location(self, secret: bytes, number: int) -> Callable[[int], list[Record]]:
+        def make(unix_us: int) -> list[Record]:
+            locator = self._locator(Kind.LOCATION, secret, number, unix_us)
+            if locator is None:
+                return []
+            seen = [overlay.endpoint for overlay in self._overlays if overlay.endpoint is not None]
+            where = [one for one in dict.fromkeys([*seen, *self._own]) if endpoints.usable(one)]
+            location = Location(self.next(unix_us), tuple(where[: locations.MAX_ENDPOINTS]), self._homes())
+            return [locations.seal(location, locator, self._machine.signer)]
+
+        return make
+
+    def _bundle(self, secret: bytes, number: int) -> Callable[[int], list[Record]]:
+        def make(unix_us: int) -> list[Record]:
+            locator = self._locator(Kind.BUNDLE, secret, number, unix_us)
+            if locator is None:
+                return []
+            return [locations.seal_bundle(self._machine.bundle, locator, self.next(unix_us))]
+
+        return make
+
+    def _claim(self, unix_us: int) -> list[Record]:
+        return [slugs.make(self._machine.bundle, self.next(unix_us), self._machine.signer)]
+
+    def _offers(self, unix_us: int) -> list[Record]:
+        if self._offer is None:
+            return []
+        return offers.make(self._offer, self.next(unix_us), self._machine.signer, self._offer_bits)
+
+    def _gossip_offer(self, now_us: int, unix_us: int) -> None:
+        self._tell(self._offers(unix_us), now_us, unix_us)
+
+    def _tell(self, made: list[Record], now_us: int, unix_us: int) -> None:
+        self._to_market(made[-1], now_us, unix_us)
+
+    def next(self, unix_us: int) -> int:
+        """A sequence, Unix ms, higher than every one before."""
+        self._sequence = max(unix_us // 1000, self._sequence + 1)
+        return self._sequence

@@ -1,0 +1,144 @@
+"""Which bulletins are known here, kept by their age, and a short sum that tells two neighbours what differs.
+
+    block = zeqond // 1024, 13 minutes 16 seconds   what expires, expires by the block
+    known ── block ── block ── block ── …            ids, each with its bulletin as long as there is room
+                 ╰── in the digest ──╯               only blocks that a newcomer would still take in whole
+
+    digest, 256 bytes ├ sum 0, 4 bytes ┼ … ┼ sum 63 ┤  sum b: XOR of bytes 1–4 of all ids with id[0] >> 2 = b
+
+Two nodes of different age hold the same blocks, and so have equal digests when nothing is missing. A block
+goes when its last bulletin has been out of date for twenty minutes: a replay of it is refused by its date.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+from typing import Final
+
+from dht.bulletin import AHEAD_ZEQONDS, LIFE_ZEQONDS, Bulletin
+
+BLOCK_ZEQONDS: Final = 1024
+KNOWN: Final = 20_000  # ids in all
+HELD_BYTES: Final = 8_000_000  # bulletins in all
+REFUSED: Final = 1024  # ids of what is out of date or of a later version: not to be asked for again
+DIGEST_BYTES: Final = 256
+BUCKETS: Final = 64
+_MARGIN_ZEQONDS: Final = 155  # two minutes: what is asked for now must still be good when it comes
+_SUM_BITS: Final = 32
+
+
+class _Block:
+    __slots__ = ("bulletins", "sums")
+
+    def __init__(self) -> None:
+        self.bulletins: dict[bytes, Bulletin | None] = {}  # in order of arrival; None: only the id is left
+        self.sums = 0
+
+
+class Seen:
+    """All times are in zeqonds. `counters` gets what had to go before its time."""
+
+    __slots__ = ("_blocks", "_counters", "_held_bytes", "_known", "_refused")
+
+    def __init__(self, counters: Counter[str]) -> None:
+        self._blocks: dict[int, _Block] = {}
+        self._counters = counters
+        self._refused: dict[bytes, None] = {}
+        self._known = self._held_bytes = 0
+
+    def __len__(self) -> int:
+        return self._known
+
+    @property
+    def held_bytes(self) -> int:
+        return self._held_bytes
+
+    def knows(self, name: bytes) -> bool:
+        """Whether that id came by already, be it read or refused."""
+        for block in self._blocks.values():
+            if name in block.bulletins:
+                return True
+        return name in self._refused
+
+    def get(self, name: bytes) -> Bulletin | None:
+        for block in self._blocks.values():
+            found = block.bulletins.get(name)
+            if found is not None:
+                return found
+        return None
+
+    def add(self, bulletin: Bulletin, now: int) -> None:
+        """A timely, genuine bulletin that is not known yet."""
+        number = bulletin.zeqond // BLOCK_ZEQONDS
+        block = self._blocks.get(number)
+        if block is None:
+            self._expire(now)
+            block = self._blocks[number] = _Block()
+        block.bulletins[bulletin.id] = bulletin
+        block.sums ^= _lane(bulletin.id)
+        self._known += 1
+        self._held_bytes += len(bulletin.wire)
+        if self._held_bytes > HELD_BYTES:
+            self._shed(ids_too=False)
+        if self._known > KNOWN:
+            self._shed(ids_too=True)
+
+    def refuse(self, name: bytes) -> None:
+        self._refused[name] = None
+        if len(self._refused) > REFUSED:
+            del self._refused[next(iter(self._refused))]
+
+    def digest(self, now: int) -> bytes:
+        """256 bytes."""
+        sums = 0
+        for block in self._comparable(now):
+            sums ^= block.sums
+        return sums.to_bytes(DIGEST_BYTES, "little")
+
+    def differing(self, digest: bytes, now: int) -> list[bytes]:
+        """Ids held here in the buckets in which a neighbour's digest is another than ours."""
+        other = int.from_bytes(digest, "little") ^ int.from_bytes(self.digest(now), "little")
+        if not other:
+            return []
+        wanted = {bucket for bucket in range(BUCKETS) if other >> bucket * _SUM_BITS & 0xFFFFFFFF}
+        return [
+            name
+            for block in self._comparable(now)
+            for name, bulletin in block.bulletins.items()
+            if name[0] >> 2 in wanted and bulletin is not None
+        ]
+
+    def _comparable(self, now: int) -> list[_Block]:
+        first = now - LIFE_ZEQONDS + _MARGIN_ZEQONDS
+        return [block for number, block in self._blocks.items() if number * BLOCK_ZEQONDS >= first]
+
+    def _expire(self, now: int) -> None:
+        last = now - LIFE_ZEQONDS - 2 * AHEAD_ZEQONDS
+        for number in [each for each in self._blocks if (each + 1) * BLOCK_ZEQONDS <= last]:
+            block = self._blocks.pop(number)
+            self._known -= len(block.bulletins)
+            self._held_bytes -= sum(len(held.wire) for held in block.bulletins.values() if held is not None)
+
+    def _shed(self, *, ids_too: bool) -> None:
+        """The older half of the oldest block that has any goes: so a flood with old dates sheds itself."""
+        for number in sorted(self._blocks):
+            block = self._blocks[number]
+            some = [name for name, held in block.bulletins.items() if ids_too or held is not None]
+            if some:
+                break
+        for name in islice(some, (len(some) + 1) // 2):
+            held = block.bulletins[name]
+            self._held_bytes -= len(held.wire) if held is not None else 0
+            if ids_too:
+                del block.bulletins[name]
+                block.sums ^= _lane(name)
+                self._known -= 1
+            else:
+                block.bulletins[name] = None
+            self._counters["bulletins dropped for want of room"] += 1
+
+
+def _lane(name: bytes) -> int:
+    """An id's part of a digest, as a number of 2,048 bits."""
+    return int.from_bytes(name[1:5], "little") << (name[0] >> 2) * _SUM_BITS
