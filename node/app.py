@@ -1,9 +1,10 @@
 """The running node: one tree of tasks, and the order in which it starts and stops.
 
 start   lock ─ identity ─ store ─ undo leftovers ─ sockets ─ TUN ─ addresses ─ workers ─ engine ─ peers
-        ─ control ─ network watch ─ pending joins ─ READY=1
-stop    STOPPING=1 ─ control and watchers end ─ workers end ─ engine says goodbye to the peers and drops all
-        keys ─ network is put back ─ TUN and socket close ─ store closes ─ lock is given up
+        ─ discovery ─ control ─ network watch ─ pending joins ─ READY=1
+stop    STOPPING=1 ─ control and watchers end ─ discovery ends, its tables are kept ─ workers end
+        ─ engine says goodbye to the peers and drops all keys ─ network is put back ─ TUN and socket close
+        ─ store closes ─ lock is given up
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from crypto.handshake import PUBLIC_MESH_SECRET
 from crypto.identity import MachineKeys, slug, ula
 from crypto.kem import RealPrimitives
 from crypto.pulse import ZEQOND_MS
-from node import control, identity_store, logs, systemd
+from node import control, identity_store, logs, mesh, systemd
 from node.config import Config
 from node.context import Context
 from node.errors import StorageFailed, UserError
@@ -175,7 +176,9 @@ class _Node:
         self._invitations = Invitations(context)
         self._joining = Joining(context)
         self._status = Status(context, self._invitations)
-        operations = Operations(context, self._invitations, self._joining, self._status)
+        self._mesh = mesh.build(context, self._status, self._udp.port, self._device.name)
+        more = self._mesh.finding.operations if self._mesh is not None else mesh.OFF
+        operations = Operations(context, self._invitations, self._joining, self._status, more)
         await self._update_hosts()
         await self._serve(operations, signals)
 
@@ -207,6 +210,8 @@ class _Node:
         services.start_soon(self._handle_events)
         await self._invitations.load()
         await self._peers.load()
+        if self._mesh is not None:
+            await self._mesh.start(services)
         socket_path = self._config.node.state / control.SOCKET_NAME
         await services.start(control.serve, socket_path, operations.handle)
         await services.start(watch_changes, {self._device.name}, self._network_changed)
@@ -236,16 +241,18 @@ class _Node:
             return
         kept = self._config  # what only a start takes up
         config = replace(config, node=replace(config.node, state=kept.node.state))
-        if (config.interface, config.mesh) != (kept.interface, kept.mesh) or (
-            (config.listen.port, config.listen.address, config.engine)
-            != (kept.listen.port, kept.listen.address, kept.engine)
-        ):
-            log.warning("a changed port, listening address, interface, mesh or engine takes a restart")
-        config = replace(config, interface=kept.interface, mesh=kept.mesh, engine=kept.engine)
+        dht = replace(kept.dht, seeds=config.dht.seeds)
+        fixed = replace(config, interface=kept.interface, mesh=kept.mesh, engine=kept.engine, dht=dht)
+        listen = (config.listen.port, config.listen.address)
+        if fixed != config or listen != (kept.listen.port, kept.listen.address):
+            log.warning("a changed port, listening address, interface, mesh, dht or engine takes a restart")
+        config = fixed
         self._config = self._context.config = config
         logs.set_up(config.node.log, config.node.log_format, os.environ)
         await self._peers.reload(config)
         await self._update_hosts()
+        if self._mesh is not None:
+            self._mesh.reload()
         log.info("reloaded")
 
     async def _configure(self, core: TunnelCore, pool: Pool) -> None:
@@ -295,6 +302,8 @@ class _Node:
             log.info("network changed", addresses=",".join(self._hosts) or "none")
             self._core.network_changed(self._hosts, boot_us(), unix_us())
             self._engine.poke()
+            if self._mesh is not None:
+                self._mesh.network_changed()
 
     async def _update_hosts(self) -> None:
         self._hosts = await local_addresses({self._device.name})
@@ -320,10 +329,11 @@ class _Node:
         }
 
     def _own_addresses(self) -> list[str]:
-        """Where others may reach us, as "host:port": what the owner advertises, then what we have."""
+        """Where others may reach us, as "host:port": as the owner says, as others see us, as we have it."""
         port = self._udp.port
         found = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in self._hosts]
-        return list(dict.fromkeys([*self._config.listen.advertise, *found]))
+        seen = self._mesh.seen_at() if self._mesh is not None else []
+        return list(dict.fromkeys([*self._config.listen.advertise, *seen, *found]))
 
     def _announce(self) -> None:
         machine = slug(self._keys.machine_id)

@@ -46,6 +46,14 @@ COMMANDS: Final = {
         "Give a peer another pet name.",
     ),
     "forget": ("peers:forget", "Remove a peer, which then has to be invited again."),
+    "peers": ("mesh:peers", "Show whom this node is in touch with: own machines, homes, mesh."),
+    "lookup": ("mesh:lookup", "Look up in the DHT where a machine is now."),
+    "relay": (
+        "market:relay",
+        "Show what this machine offers as a relay, or offer it, or withdraw it.",
+    ),
+    "market": ("market:market", "List the relays on offer, the best first."),
+    "tags": ("tags:tags", "Hear and publish tag events."),
 }
 
 _ABOUT: Final = """A peer-to-peer post-quantum mesh VPN: your machines in one private

@@ -4,6 +4,7 @@
     [listen]      port address advertise
     [interface]   name mtu addresses serve ipv4_pool
     [mesh]        secret_file
+    [dht]         enabled seeds lan public homes
     [engine]      queues mode without rekey_seconds largest_payload
     [peers.cafe]  allowed_ips keepalive endpoints        by pet name or by whole fingerprint
 
@@ -99,6 +100,19 @@ class Mesh:
 
 
 @dataclass(frozen=True)
+class Dht:
+    """Discovery. `seeds` are nodes to begin with, besides those that are remembered; `lan`: ask in the local
+    network too; `public`: whether to answer and store for others, "auto" if they can reach this machine;
+    `homes`: how many nodes to be called through while they cannot."""
+
+    enabled: bool = True
+    seeds: tuple[str, ...] = ()
+    lan: bool = True
+    public: bool | str = "auto"
+    homes: int = 3
+
+
+@dataclass(frozen=True)
 class Engine:
     """The data path. `queues` of the TUN, each with a process of its own; `mode`: how super-packets travel;
     `without`: what is not used though the kernel has it, for tests and odd kernels; `rekey_seconds`: a
@@ -128,7 +142,14 @@ class PeerOptions:
     endpoints: tuple[str, ...] = ()
 
 
-_SECTIONS: Final = {"node": Node, "listen": Listen, "interface": Interface, "mesh": Mesh, "engine": Engine}
+_SECTIONS: Final = {
+    "node": Node,
+    "listen": Listen,
+    "interface": Interface,
+    "mesh": Mesh,
+    "dht": Dht,
+    "engine": Engine,
+}
 _PARSERS: Final[dict[type, dict[str, Callable[[object], object]]]] = {
     Node: {
         "name": values.pet_name,
@@ -149,6 +170,13 @@ _PARSERS: Final[dict[type, dict[str, Callable[[object], object]]]] = {
         "ipv4_pool": values.ipv4_pool,
     },
     Mesh: {"secret_file": values.file_or_none},
+    Dht: {
+        "enabled": values.yes_or_no,
+        "seeds": values.list_of(values.endpoint, 64),
+        "lan": values.yes_or_no,
+        "public": values.either("auto", values.yes_or_no),
+        "homes": values.whole(0, 3),
+    },
     Engine: {
         "queues": values.either("auto", values.whole(1, 16)),
         "mode": values.choice("auto", "span", "segments"),
@@ -172,6 +200,7 @@ class Config:
     listen: Listen = field(default_factory=Listen)
     interface: Interface = field(default_factory=Interface)
     mesh: Mesh = field(default_factory=Mesh)
+    dht: Dht = field(default_factory=Dht)
     engine: Engine = field(default_factory=Engine)
     peers: Mapping[str, PeerOptions] = field(default_factory=dict)
     path: Path | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from crypto.identity import MachineKeys
@@ -13,11 +13,16 @@ from tun.core import TunnelCore
 from tun.engine import Engine
 
 
+async def _pass_over(_endpoints: Iterable[str]) -> None:
+    """Without discovery."""
+
+
 @dataclass(slots=True)
 class Context:
     """`config` is replaced by a reload. `lookup_secret`: 16 bytes, without which we answer nobody.
 
-    `own_addresses()` are the "host:port" texts under which others may reach this node."""
+    `own_addresses()` are the "host:port" texts under which others may reach this node; `heard_of` is told
+    those of other nodes, for discovery to begin with."""
 
     config: Config
     keys: MachineKeys
@@ -27,3 +32,4 @@ class Context:
     engine: Engine
     peers: Peers
     own_addresses: Callable[[], list[str]]
+    heard_of: Callable[[Iterable[str]], Awaitable[None]] = _pass_over

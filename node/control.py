@@ -2,18 +2,19 @@
 
     ▶ {"op": "ping", "peer": "home", "timeout_s": 5}⏎          at most 64 KB, within ten seconds
     ◀ {"progress": "one line for the person who waits"}⏎       any number of them
+    ◀ {"item": {…}}⏎                                           any number of them, where one asked to watch
     ◀ {"ok": {…}}⏎    or    {"error": "sentence", "exit_code": 4}⏎
 
 Root, the node's own user and members of the group zeqnode may speak; the kernel says who is there
 (SO_PEERCRED and SO_PEERGROUPS in socket(7)), whatever the file's mode has become. A request that was
-understood is carried out to its end also when the one who asked has gone.
+understood is carried out to its end also when the one who asked has gone; only watching ends then.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -25,11 +26,12 @@ from node.errors import NotRunning, Refused, Unreachable, Usage, UserError
 from node.logs import Log
 
 Progress: TypeAlias = Callable[[str], Awaitable[None]]
-Handler: TypeAlias = Callable[[str, dict[str, Any], Progress], Awaitable[dict[str, Any]]]
+Handler: TypeAlias = Callable[[str, dict[str, Any], "Asker"], Awaitable[dict[str, Any]]]
 
 REQUEST_BYTES_MAX: Final = 64 * 1024
 REQUEST_SECONDS: Final = 10.0
 CONNECTIONS_MAX: Final = 32
+WATCHERS_MAX: Final = 16  # of those connections: the others stay for commands that end
 SOCKET_NAME: Final = "control.sock"
 
 _SEND_SECONDS: Final = 10.0
@@ -60,13 +62,14 @@ async def call(
     op: str,
     *,
     on_progress: Callable[[str], None] | None = None,
+    on_item: Callable[[dict[str, Any]], None] | None = None,
     timeout: float = 30.0,  # noqa: ASYNC109  a silence, not the whole
     **arguments: Any,
 ) -> dict[str, Any]:
     """Ask the node at `path`; its "ok", or its error as the UserError with that exit code.
 
-    Raises NotRunning if none is there, Refused if this user may not ask, and UserError if the node stops, or
-    is silent for `timeout` seconds.
+    What is watched comes to `on_item`, with `timeout` infinite. Raises NotRunning if none is there, Refused
+    if this user may not ask, and UserError if the node stops, or is silent for `timeout` seconds.
     """
     stream = trio.SocketStream(await connect(path))
     async with stream:
@@ -81,10 +84,57 @@ async def call(
             if line is None:
                 raise UserError("the node stopped before it answered; see whether it runs: zeqnode status")
             answer = json.loads(line)
-            if "progress" not in answer:
+            if "item" in answer:
+                if on_item:
+                    on_item(answer["item"])
+            elif "progress" not in answer:
                 return _result(answer)
-            if on_progress:
+            elif on_progress:
                 on_progress(answer["progress"])
+
+
+class Asker:
+    """The one who asked, while the answer is made: `await asker("…")` is a line of progress."""
+
+    def __init__(self, server: _Server, stream: trio.SocketStream) -> None:
+        self._server = server
+        self._stream = stream
+
+    async def __call__(self, text: str) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):  # whoever waited has gone
+            await _send(self._stream, _line({"progress": text}))
+
+    async def watch(self, items: AsyncGenerator[dict[str, Any], None]) -> None:
+        """Give each of the items as it comes, to the end of them or until the one who asked has gone.
+
+        Raises UserError while too many are watching, and what `items` raises of that kind."""
+        if self._server.watching >= WATCHERS_MAX:
+            raise UserError(
+                f"{WATCHERS_MAX} commands are watching this node; end one of them, then try again"
+            )
+        failure: UserError | None = None
+        self._server.watching += 1
+        try:
+            async with trio.open_nursery() as nursery, contextlib.aclosing(items):
+                nursery.start_soon(self._until_gone, nursery.cancel_scope)
+                try:
+                    async for item in items:
+                        await _send(self._stream, _line({"item": item}))
+                except trio.BrokenResourceError:
+                    pass  # gone
+                except UserError as error:  # out of the nursery as it is, and not in a group
+                    failure = error
+                nursery.cancel_scope.cancel()
+        finally:
+            self._server.watching -= 1
+        if failure is not None:
+            raise failure
+
+    async def _until_gone(self, scope: trio.CancelScope) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            while await self._stream.receive_some(1024):
+                pass
+        scope.cancel()
 
 
 @dataclass
@@ -92,6 +142,7 @@ class _Server:
     handler: Handler
     group: int | None
     open: int = field(default=0)
+    watching: int = field(default=0)
 
     async def answer(self, stream: trio.SocketStream) -> None:
         """One connection, from its first byte to its end; raises nothing but Cancelled."""
@@ -125,12 +176,8 @@ class _Server:
             raise UserError(f"the node is busy with {CONNECTIONS_MAX} other commands; try again in a moment")
 
     async def _handled(self, stream: trio.SocketStream, op: str, arguments: dict[str, Any]) -> bytes:
-        async def progress(text: str) -> None:
-            with contextlib.suppress(trio.BrokenResourceError):  # whoever waited has gone
-                await _send(stream, _line({"progress": text}))
-
         try:
-            return _line({"ok": await self.handler(op, arguments, progress)})
+            return _line({"ok": await self.handler(op, arguments, Asker(self, stream))})
         except UserError as error:
             return _failure(error)
         except Exception:

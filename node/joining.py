@@ -46,6 +46,7 @@ class Joining:
         if invitation.machine_id == self._context.keys.machine_id:
             raise Usage("this invitation is this machine's own: give it to the machine that is to join")
         await self._store.call(Store.add_pending, text, unix_now())
+        await self._context.heard_of(invitation.addresses)
         try:
             row = await self._join(invitation, progress)
         except Unreachable as error:

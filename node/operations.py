@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import trio
 
 from crypto.identity import fingerprint, slug
 from node.context import Context
+from node.control import Asker
 from node.errors import Unreachable, Usage
 from node.invitations import Invitations, identifier
 from node.joining import Joining, Progress
@@ -27,18 +28,27 @@ MAX_PING_SECONDS = 60.0
 
 Arguments = dict[str, Any]
 Result = dict[str, Any]
+Operation = Callable[[Arguments, Asker], Awaitable[Result]]
 
 
 class Operations:
-    """`handle` is what `node.control.serve` calls."""
+    """`handle` is what `node.control.serve` calls. `more` are operations from elsewhere."""
 
-    def __init__(self, context: Context, invitations: Invitations, joining: Joining, status: Status) -> None:
+    def __init__(
+        self,
+        context: Context,
+        invitations: Invitations,
+        joining: Joining,
+        status: Status,
+        more: Mapping[str, Operation],
+    ) -> None:
         self._core, self._engine, self._peers = context.core, context.engine, context.peers
         self._invitations = invitations
         self._joining = joining
         self._status = status
         self._ping_ids = itertools.count(1)
-        self._operations: dict[str, Callable[[Arguments, Progress], Awaitable[Result]]] = {
+        self._operations: dict[str, Operation] = {
+            **more,
             "status": self._on_status,
             "invite": self._on_invite,
             "invitations": self._on_invitations,
@@ -51,12 +61,12 @@ class Operations:
             "rename": self._on_rename,
         }
 
-    async def handle(self, op: str, arguments: Arguments, progress: Progress) -> Result:
+    async def handle(self, op: str, arguments: Arguments, asker: Asker) -> Result:
         """Raises UserError with a sentence for whoever asked."""
         operation = self._operations.get(op)
         if operation is None:
             raise Usage(f"the running node knows no {op!r}; is it of another version than this command?")
-        return await operation(arguments, progress)
+        return await operation(arguments, asker)
 
     async def _on_status(self, _arguments: Arguments, _progress: Progress) -> Result:
         await self._engine.refresh()

@@ -19,6 +19,7 @@ _LINES: Final = {
     "demo": "Watch two machines meet, move a file through their tunnel, roam and recover.",
     "lab": "Build hosts, routers, NATs and links in network namespaces.",
     "bench": "Measure zeqnode beside other tunnels on this machine.",
+    "sim": "Run thousands of nodes in a simulated world, in virtual time.",
 }
 _SORT_KEY: Final = 1000  # after the node's own commands
 

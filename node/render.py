@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -41,10 +42,14 @@ def status(answer: Mapping[str, Any], *, verbose: bool = False) -> Text:
     whys = [f"{peer['name']}: {peer['why']}" for peer in answer["peers"] if peer.get("why")]
     if whys:
         parts.append(Text("\n".join(whys)))
+    if discovery := _discovery(answer.get("discovery")):
+        parts.append(discovery)
     if count := answer["invitations_open"]:
         parts.append(Text(f"{_count(count, 'open invitation')}: zeqnode invite list"))
     if verbose:
-        parts.append(_counters(answer["counters"]))
+        refused = Counter(answer["counters"])
+        refused.update((answer.get("discovery") or {}).get("counters", {}))
+        parts.append(_counters(refused))
     return Text("\n\n").join(parts)
 
 
@@ -171,6 +176,34 @@ def _engine(engine: Mapping[str, Any] | None) -> str:
         return ", ".join([*facts, "all offloads"])
     why = "forced by the configuration or refused by this kernel"
     return f"{', '.join(facts)}; without: {', '.join(lacking)} ({why})"
+
+
+def _discovery(found: Mapping[str, Any] | None) -> Text | None:
+    """A node of the version before this has none to show."""
+    if found is None:
+        return None
+    if not found["enabled"]:
+        return Text("Discovery is off.")
+    text = Text.assemble(("discovery", "bold"))
+    for line in mesh_lines(found):
+        text.append(f"\n{line}")
+    if offer := found["offer"]:
+        text.append(f"\n  offered as a relay for {offer['per_gb']} ZEQ per GB: zeqnode relay")
+    return text
+
+
+def mesh_lines(found: Mapping[str, Any]) -> list[str]:
+    """What a person wants to know of discovery at a glance."""
+    lines = []
+    for family in found["families"]:
+        seen = family["endpoint"] or "where others see us is not known yet"
+        role = "serves others" if family["serving"] else "only asks"
+        name = f"IPv{family['family']}"
+        lines.append(f"  {name:<13}{_count(family['contacts'], 'node')} known, {role}, {seen}")
+    lines.append(f"  {'homes':<13}{' '.join(found['homes']) or 'none'}; lodgers here: {found['lodgers']}")
+    kept = f"{_count(found['records'], 'record')} kept, {_count(found['offers'], 'offer')} known"
+    lines.append(f"  {'gossip':<13}{_count(len(found['links']), 'neighbour')}; {kept}")
+    return lines
 
 
 def _peers(peers: Sequence[Mapping[str, Any]], *, verbose: bool) -> Text:

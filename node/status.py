@@ -7,6 +7,7 @@ Times are seconds, sizes bytes; null is what is not known.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -24,7 +25,7 @@ DOWN = "it was switched off here; `zeqnode up` brings it back"
 
 
 class Status:
-    """`interface` and `listen` are filled in by the app when they are known."""
+    """`interface`, `listen` and `discovery` are filled in when they are known."""
 
     def __init__(self, context: Context, invitations: Invitations) -> None:
         self._context = context
@@ -34,6 +35,7 @@ class Status:
         self.interface: dict[str, Any] = {}
         self.listen: dict[str, Any] = {}
         self.engine: dict[str, Any] = {}
+        self.discovery: Callable[[], dict[str, Any]] = lambda: {"enabled": False}
 
     def snapshot(self) -> dict[str, Any]:
         machine_id = self._core.local.bundle.machine_id
@@ -56,6 +58,7 @@ class Status:
             "listen": self.listen,
             "engine": self.engine | self._workers(),
             "peers": [self.peer(row) for row in self._peers.rows.values()],
+            "discovery": self.discovery(),
             "invitations_open": len(open_invitations),
             "counters": dict(sorted(self._core.counters.items())),
         }

@@ -7,6 +7,8 @@ A method that has returned is on the disk, one that raised (StorageFailed, a sen
     invitations    token_hash │ name created expires used_by used_at revoked
     pending_joins  invitation │ added_at error
     settings       key        │ value
+    seeds          endpoint   │ added_at         nodes of discovery to begin with: of invitations, of the LAN
+    sequences      name       │ reserved         numbers up to here may have been used
 
 Times are unix seconds, given by the caller.
 """
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
 from enum import Enum
@@ -43,7 +45,12 @@ _MIGRATIONS: Final = (
             invitation TEXT PRIMARY KEY, added_at INTEGER NOT NULL, error TEXT) STRICT""",
         "CREATE TABLE settings (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT",
     ),
+    (
+        "CREATE TABLE seeds (endpoint TEXT PRIMARY KEY, added_at INTEGER NOT NULL) STRICT",
+        "CREATE TABLE sequences (name TEXT PRIMARY KEY, reserved INTEGER NOT NULL) STRICT",
+    ),
 )
+SEEDS_MAX: Final = 64
 _INTEGER_MAX: Final = 2**63 - 1
 
 
@@ -218,6 +225,36 @@ class Store:
 
     def set_setting(self, key: str, value: bytes) -> None:
         self._write("INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)", key, value)
+
+    def remove_setting(self, key: str) -> None:
+        self._write("DELETE FROM settings WHERE key = ?", key)
+
+    def remember_seeds(self, endpoints: Iterable[str], now: int) -> None:
+        """Keep "host:port" to begin with after a start; the newest 64 stay."""
+        with self._db.transaction():
+            for endpoint in endpoints:
+                self._db.execute("INSERT OR REPLACE INTO seeds VALUES (?, ?)", endpoint, now)
+            self._db.execute(
+                "DELETE FROM seeds WHERE endpoint NOT IN "
+                "(SELECT endpoint FROM seeds ORDER BY added_at DESC, endpoint LIMIT ?)",
+                SEEDS_MAX,
+            )
+
+    def seeds(self) -> list[str]:
+        """All, newest first."""
+        rows = self._db.rows("SELECT endpoint FROM seeds ORDER BY added_at DESC, endpoint")
+        return [row["endpoint"] for row in rows]
+
+    def reserve(self, name: str, now: int, ahead: int) -> int:
+        """A number above every one that this machine has used under `name`, and `ahead` more behind it.
+
+        It is `now`, in unix seconds, where that is above: a backup that is put back knows older numbers only,
+        and the time since has passed them."""
+        with self._db.transaction():
+            rows = self._db.rows("SELECT reserved FROM sequences WHERE name = ?", name)
+            first = max(rows[0]["reserved"] + 1 if rows else 0, now)
+            self._db.execute("INSERT OR REPLACE INTO sequences VALUES (?, ?)", name, first + ahead)
+        return first
 
     def _write(self, statement: str, *values: object) -> bool:
         with self._db.transaction():

@@ -76,6 +76,10 @@ class Doorkeeper:
         self.invited: Callable[[bytes, int], Invited] = lambda _token_id, _unix_us: Invited.UNKNOWN
         self.addresses: tuple[str, ...] = ()
 
+    def show_keys(self, listed: bool) -> None:
+        """Whether whoever knows our machine_id may have our keys; a tunnel still takes an invitation."""
+        self._guard.listed = listed
+
     def knock(self, datagram: bytes, source: Address, now_us: int, unix_us: int) -> None:
         """A fragment of message 1, or a key request, from anybody."""
         message = self._guard.admit(datagram, source, now_us)

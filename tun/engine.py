@@ -64,7 +64,7 @@ class Engine:
         self._udp = udp
         self._mapped = udp.family == socket.AF_INET
         self._on_event = on_event
-        self._on_foreign = on_foreign
+        self.on_foreign = on_foreign
         self._on_lost = on_lost
         self._trains = True
         self._nap = trio.CancelScope()
@@ -106,6 +106,10 @@ class Engine:
     def poke(self) -> None:
         """After a call into the core from elsewhere: send what it has, and keep its new deadline."""
         self._flush()
+
+    def send(self, datagram: bytes, address: Address) -> None:
+        """One datagram of who else shares the port, at once."""
+        self._send_one(datagram, self._target(address), address)
 
     # ------------------------------------------------------------------ loops
 
@@ -226,10 +230,10 @@ class Engine:
             self.core.counters[f"datagram not sent: {errno.errorcode.get(error.errno or 0, 'error')}"] += 1
 
     def _foreign(self, datagram: bytes, source: Address) -> None:
-        if self._on_foreign is None:
+        if self.on_foreign is None:
             self.core.counters["datagram of no protocol of ours"] += 1
         else:
-            self._on_foreign(datagram, source)
+            self.on_foreign(datagram, source)
 
     def _target(self, address: Address) -> Target:
         return target(address, self._mapped)

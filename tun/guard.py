@@ -54,6 +54,8 @@ class Guard:
         now_us: int,
     ) -> None:
         self._key = mac1_key(machine_id, lookup_secret)
+        self._listed_key = mac1_key(machine_id, b"")
+        self.listed = False  # strangers may ask for our keys, so that they see that we are there
         self.jar = CookieJar(entropy, now_us)
         self._send = send
         self._counters = counters
@@ -72,14 +74,15 @@ class Guard:
         if not least <= len(datagram) <= fragments.FRAGMENT_BYTES:
             self._counters["handshake datagram of wrong size"] += 1
             return None
-        if not fragments.mac1_holds(datagram, self._key):
+        key = self._key_of(datagram)
+        if key is None:
             self._counters["mac1 refused"] += 1
             return None
         loaded, proven = self._under_load(now_us), self._proves_address(datagram, source, now_us)
         if loaded and not proven:
             self._counters["handshake under load without cookie"] += 1
             if kind == KEY_REQUEST or datagram[1] == 0:  # one reply a message: its first fragment
-                self._ask_for_proof(datagram, source, now_us)
+                self._ask_for_proof(datagram, key, source, now_us)
             return None
         message: bytes | None = datagram
         if kind != KEY_REQUEST:
@@ -87,9 +90,17 @@ class Guard:
         if message is not None and not self._rate.allow(bytes([proven]) + source_of(source), now_us):
             self._counters["handshake over the rate limit"] += 1
             if not proven:  # others may have spoofed this source and used up its rate
-                self._ask_for_proof(datagram, source, now_us)
+                self._ask_for_proof(datagram, key, source, now_us)
             return None
         return message
+
+    def _key_of(self, datagram: bytes) -> bytes | None:
+        """The one that its mac1 is under, of those that this kind of datagram may be under."""
+        if fragments.mac1_holds(datagram, self._key):
+            return self._key
+        if self.listed and datagram[0] == KEY_REQUEST and fragments.mac1_holds(datagram, self._listed_key):
+            return self._listed_key
+        return None
 
     def _under_load(self, now_us: int) -> bool:
         second = now_us // 1_000_000
@@ -107,8 +118,8 @@ class Guard:
             return False
         return fragments.mac2_holds(datagram, self.jar.cookie(packed(source), now_us))
 
-    def _ask_for_proof(self, datagram: bytes, source: Address, now_us: int) -> None:
+    def _ask_for_proof(self, datagram: bytes, key: bytes, source: Address, now_us: int) -> None:
         if not (self._replies.allow(source, now_us) and self._all_replies.allow(None, now_us)):
             self._counters["cookie reply over the rate limit"] += 1
             return
-        self._send(self.jar.reply(self._key, fragments.mac1_of(datagram), packed(source), now_us), source)
+        self._send(self.jar.reply(key, fragments.mac1_of(datagram), packed(source), now_us), source)

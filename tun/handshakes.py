@@ -9,6 +9,7 @@ should both complete all the same, the loser serves as the previous session and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from crypto.cookies import Refusal
@@ -17,6 +18,7 @@ from crypto.kem import BadPublicKey
 from crypto.session import Session
 from tun.addresses import Address
 from tun.attempt import Attempt
+from tun.caller import MAX_ADDRESSES
 from tun.events import NoAnswer, TurnedAway
 from tun.host import Host
 from tun.keypairs import Keypair, Keypairs
@@ -59,6 +61,19 @@ class Handshakes:
         """The proven endpoint first, then what is known from invitations and the owner."""
         proven = self._peer.paths.endpoint
         return list(dict.fromkeys([*([proven] if proven is not None else []), *self._peer.config.addresses]))
+
+    def found_at(self, addresses: Sequence[Address], now_us: int, unix_us: int) -> None:
+        """Somebody has told where the peer is now: it is called there too, at once unless a session is up."""
+        config = self._peer.config
+        known = [address for address in config.addresses if address not in addresses]
+        config.addresses = [*addresses, *known][:MAX_ADDRESSES]
+        if self.attempt is None:
+            if self.keypairs.current is None:
+                self.connect(now_us, unix_us)
+            return
+        self.attempt.reach(self.addresses())
+        for datagram, address in self.attempt.nudge(now_us):
+            self._host.emit(datagram, address)
 
     def drive(self, now_us: int, unix_us: int) -> None:
         """Send what the attempt has due, or give it up."""

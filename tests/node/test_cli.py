@@ -32,7 +32,7 @@ from node.store import Store
 
 ROOT = Path(__file__).parents[2]
 INVITER = MachineKeys.from_bytes(bytes(range(128)))
-PLUGINS = ("bench", "demo", "lab")
+PLUGINS = ("bench", "demo", "lab", "sim")
 
 CAFE = {
     "name": "cafe",
@@ -220,7 +220,12 @@ def plain(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "words", [*([word] for word in COMMANDS), ["invite", "list"], ["invite", "revoke"], ["config", "check"]]
+    "words",
+    [
+        *([word] for word in COMMANDS),
+        *(["invite", "list"], ["invite", "revoke"], ["config", "check"], ["relay", "offer"]),
+        *(["relay", "withdraw"], ["tags", "tail"], ["tags", "publish"]),
+    ],
 )
 def test_every_command_explains_itself(words: list[str]) -> None:
     page = plain(*words, "--help")
@@ -228,7 +233,7 @@ def test_every_command_explains_itself(words: list[str]) -> None:
     assert f"zeqnode {' '.join(words)}" in page.stdout.partition("xample")[2], "no example of itself"
     assert "Exit codes: 0 done" in page.stdout
     assert max(map(len, page.stdout.splitlines())) <= 80
-    if words != ["config"]:
+    if words not in (["config"], ["tags"]):
         assert "--state" in page.stdout
         assert "--config" in page.stdout
 
@@ -302,7 +307,12 @@ def test_numbers_out_of_range_are_usage(option: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", ["status", "ping x", "invite", "invite list", "up x", "down x", "rename x y", "forget x --yes"]
+    "words",
+    [
+        *("status", "ping x", "invite", "invite list", "up x", "down x", "rename x y", "forget x --yes"),
+        *("peers", "lookup x", "market", "market --watch", "relay", "relay offer --per-gb 50"),
+        *("relay withdraw", "tags tail x", "tags publish x y"),
+    ],
 )
 def test_no_node_is_3_and_says_how_to_start_one(words: str, tmp_path: Path) -> None:
     done = zeqnode(tmp_path, *words.split())

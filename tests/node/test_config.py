@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from node import config as module
-from node.config import Config, Engine, Interface, Listen, PeerOptions, default_state, host_name
+from node.config import Config, Dht, Engine, Interface, Listen, PeerOptions, default_state, host_name
 from node.errors import LoosePermissions, StorageFailed, Usage
 
 FILE = Path("/etc/zeqnode/zeqnode.toml")
@@ -36,6 +36,12 @@ serve = ["192.168.7.0/24", "2001:DB8:1::/48"]
 ipv4_pool = "100.64.0.0/10"
 [mesh]
 secret_file = "/etc/zeqnode/mesh.secret"
+[dht]
+enabled = true
+seeds = ["seed.example.net:51777"]
+lan = false
+public = true
+homes = 1
 [engine]
 queues = 2
 mode = "segments"
@@ -70,6 +76,7 @@ def test_every_key_is_read() -> None:
         IPv4Network("100.64.0.0/10"),
     )
     assert config.mesh.secret_file == Path("/etc/zeqnode/mesh.secret")
+    assert config.dht == Dht(True, ("seed.example.net:51777",), False, True, 1)
     assert config.engine == Engine(2, "segments", ("uso", "udp_gro"), 5, 1232)
     networks = (IPv4Network("192.168.8.0/24"), IPv4Network("10.1.2.3/32"))
     assert config.peer("cafe", "other") == PeerOptions(networks, True, ("198.51.100.7:51777",))
@@ -84,6 +91,7 @@ def test_an_empty_file_and_none_mean_the_defaults() -> None:
         assert config.interface == Interface("zeq0", 1404, (), (), IPv4Network("198.18.0.0/16"))
         assert (config.node.name, config.node.state) == (host_name(), default_state())
         assert (config.mesh.secret_file, config.peers) == (None, {})
+        assert config.dht == Dht(True, (), True, "auto", 3)
         assert config.engine == Engine("auto", "auto", (), 120, 0)
 
 
@@ -112,7 +120,10 @@ def test_queues_go_by_the_cores_that_we_may_use(
     ("text", "sentence"),
     [
         ("[listn]\nport = 1", ", line 1: there is no section [listn]; did you mean listen?"),
-        ("[zzz]", ", line 1: there is no section [zzz]; there are node, listen, interface, mesh, engine, "),
+        (
+            "[zzz]",
+            ", line 1: there is no section [zzz]; there are node, listen, interface, mesh, dht, engine, ",
+        ),
         ("port = 1", ", line 1: there is no section [port]; there are node,"),
         ("[listen]\n# port\nprot = 1", ", line 3: there is no key prot in [listen]; did you mean port?"),
         ("[mesh]\nx = 1", ", line 2: there is no key x in [mesh]; there are secret_file"),
@@ -234,6 +245,18 @@ def test_queues_go_by_the_cores_that_we_may_use(
         (
             "[engine]\nlargest_payload = false",
             ", line 2: largest_payload in [engine] must be 0 or a whole number from 1232 to 65507, not false",
+        ),
+        (
+            "[dht]\nhomes = 4",
+            ", line 2: homes in [dht] must be a whole number from 0 to 3, not 4",
+        ),
+        (
+            '[dht]\npublic = "yes"',
+            ', line 2: public in [dht] must be "auto" or true or false, not "yes"',
+        ),
+        (
+            '[dht]\nseeds = ["192.0.2.1"]',
+            ", line 2: seeds in [dht] must be host:port, as ",
         ),
         ("[node\n", " is not valid TOML: "),
         ("[node]\n[node]", " is not valid TOML: "),

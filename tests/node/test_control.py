@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import socket
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import trio
 from trio.testing import MockClock
 
 from node import control, control_socket
-from node.control import Handler, Progress
+from node.control import Asker, Handler, Progress
 from node.errors import NotRunning, Refused, StorageFailed, Unreachable, Usage, UserError
 from tests.rights import NOBODY, needs_other_users
 
@@ -390,3 +392,105 @@ async def test_usage_is_kept_apart_from_failure(path: Path) -> None:
     async with serving(path, handler):
         with pytest.raises(Usage):
             await control.call(path, "frobnicate")
+
+
+# ---------------------------------------------------------------------------- watching
+
+
+async def numbers(until: int, ended: trio.Event | None = None) -> AsyncGenerator[dict[str, Any], None]:
+    try:
+        for number in range(until):
+            yield {"number": number}
+        if ended is not None:
+            await trio.sleep_forever()
+    finally:
+        if ended is not None:
+            ended.set()
+
+
+async def test_what_is_watched_comes_in_order_and_then_the_answer(path: Path) -> None:
+    async def handler(_op: str, _arguments: dict[str, Any], asker: Asker) -> dict[str, Any]:
+        await asker("first")
+        await asker.watch(numbers(3))
+        return {"done": True}
+
+    seen: list[object] = []
+    async with serving(path, handler):
+        words: dict[str, Any] = {"on_progress": seen.append, "on_item": seen.append}
+        assert await control.call(path, "watch", **words) == {"done": True}
+        assert await control.call(path, "watch") == {"done": True}, "also for who looks at none of it"
+    assert seen == ["first", {"number": 0}, {"number": 1}, {"number": 2}]
+
+
+async def test_watching_ends_with_the_watcher(path: Path) -> None:
+    ended, done = trio.Event(), trio.Event()
+
+    async def handler(_op: str, _arguments: dict[str, Any], asker: Asker) -> dict[str, Any]:
+        await asker.watch(numbers(1, ended))
+        done.set()
+        return {}
+
+    async with serving(path, handler):
+        async with trio.open_nursery() as nursery:
+
+            def first(_item: dict[str, Any]) -> None:
+                nursery.cancel_scope.cancel()
+
+            await control.call(path, "watch", on_item=first, timeout=math.inf)
+        await ended.wait()
+        await done.wait()
+
+
+async def test_a_silent_watch_is_not_given_up(path: Path, autojump_clock: MockClock) -> None:
+    async def rarely() -> AsyncGenerator[dict[str, Any], None]:
+        await trio.sleep(86_400)
+        yield {"day": 1}
+
+    async def handler(_op: str, _arguments: dict[str, Any], asker: Asker) -> dict[str, Any]:
+        await asker.watch(rarely())
+        return {}
+
+    seen: list[dict[str, Any]] = []
+    async with serving(path, handler):
+        await control.call(path, "watch", on_item=seen.append, timeout=math.inf)
+    assert seen == [{"day": 1}]
+
+
+async def test_what_cannot_be_watched_is_a_sentence(path: Path) -> None:
+    async def refused() -> AsyncGenerator[dict[str, Any], None]:
+        yield {"number": 1}
+        raise Usage("there is no tag of that kind")
+
+    async def handler(_op: str, _arguments: dict[str, Any], asker: Asker) -> dict[str, Any]:
+        await asker.watch(refused())
+        return {}
+
+    async with serving(path, handler):
+        with pytest.raises(Usage, match="no tag of that kind"):
+            await control.call(path, "watch")
+
+
+async def test_watchers_leave_room_for_commands_that_end(path: Path) -> None:
+    inside, full = 0, trio.Event()
+
+    async def one() -> AsyncGenerator[dict[str, Any], None]:
+        nonlocal inside
+        inside += 1
+        if inside == control.WATCHERS_MAX:
+            full.set()
+        yield {}
+        await trio.sleep_forever()
+
+    async def handler(op: str, _arguments: dict[str, Any], asker: Asker) -> dict[str, Any]:
+        if op == "watch":
+            await asker.watch(one())
+        return {"op": op}
+
+    async with serving(path, handler), trio.open_nursery() as nursery:
+        for _ in range(control.WATCHERS_MAX):
+            nursery.start_soon(partial(control.call, path, "watch", timeout=math.inf))
+        await full.wait()
+        with pytest.raises(UserError, match="16 commands are watching"):
+            await control.call(path, "watch")
+        assert await control.call(path, "status") == {"op": "status"}
+        nursery.cancel_scope.cancel()

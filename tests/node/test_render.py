@@ -173,6 +173,29 @@ def test_verbose_adds_what_was_refused() -> None:
     assert "mac1" not in page(counters={"mac1": 12})
 
 
+MESH = {
+    "enabled": True,
+    "offer": None,
+    "families": [{"family": 4, "contacts": 2, "serving": True, "endpoint": "192.0.2.1:1"}],
+    "homes": [],
+    "lodgers": 0,
+    "links": [],
+    "records": 1,
+    "offers": 0,
+    "counters": {"token refused": 5, "replay": 1},
+}
+
+
+def test_discovery_is_a_few_lines_and_its_refusals_stand_with_the_others() -> None:
+    text = page(discovery=MESH, verbose=True, counters={"replay": 3})
+    assert "discovery\n  IPv4         2 nodes known, serves others, 192.0.2.1:1\n" in text
+    assert "gossip       0 neighbours; 1 record kept, 0 offers known" in text
+    assert "  replay         4\n  token refused  5" in text
+    offered = page(discovery=MESH | {"offer": {"per_gb": 50}})
+    assert "offered as a relay for 50 ZEQ per GB: zeqnode relay" in offered
+    assert page(discovery={"enabled": False}).endswith("Discovery is off.")
+
+
 @pytest.mark.parametrize(
     ("count", "words"), [(0, None), (1, "1 open invitation:"), (2, "2 open invitations:")]
 )

@@ -14,8 +14,9 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from node import store as module
 from node.errors import LoosePermissions, StateDamaged, StorageFailed
-from node.store import InvitationRow, PeerRow, PendingRow, Redeemed, Store, open_store
+from node.store import SEEDS_MAX, InvitationRow, PeerRow, PendingRow, Redeemed, Store, open_store
 
 ADA, BOB = b"A" * 32, b"B" * 32
 TOKEN = hashlib.sha256(b"token").digest()
@@ -149,6 +150,48 @@ def test_pending_joins(store: Store) -> None:
     assert store.pending()[1] == PendingRow("zeq://b", 2)
     assert store.remove_pending("zeq://a")
     assert not store.remove_pending("zeq://a")
+
+
+def test_seeds_are_remembered_newest_first_and_to_a_bound(store: Store) -> None:
+    store.remember_seeds(["a:1", "b:1"], 1)
+    store.remember_seeds(["c:1", "a:1"], 2)
+    assert store.seeds() == ["a:1", "c:1", "b:1"]
+    store.remember_seeds([f"d{number:03}:1" for number in range(SEEDS_MAX)], 3)
+    assert store.seeds() == [f"d{number:03}:1" for number in range(SEEDS_MAX)]
+
+
+def test_numbers_never_go_back_whatever_the_clock_does_and_whatever_backup_is_put_back(
+    path: Path, tmp_path: Path
+) -> None:
+    with closing(Store.open(path)) as store:
+        assert store.reserve("records", now=1000, ahead=10) == 1000
+        assert store.reserve("records", now=1001, ahead=10) == 1011, "ten more may have been used"
+        assert store.reserve("records", now=5, ahead=0) == 1022, "the clock went back"
+        assert store.reserve("other", now=5, ahead=0) == 5
+    shutil.copy(path, tmp_path / "backup.db")
+    with closing(Store.open(path)) as store:
+        used = store.reserve("records", now=2000, ahead=100) + 100
+    with closing(Store.open(tmp_path / "backup.db")) as restored:
+        assert restored.reserve("records", now=used + 1, ahead=0) == used + 1, "time has passed since"
+
+
+def test_a_file_of_the_first_version_is_brought_up_to_date(path: Path) -> None:
+    path.touch(0o600)
+    with closing(sqlite3.connect(path)) as connection:
+        for statement in module._MIGRATIONS[0]:
+            connection.execute(statement)
+        connection.execute("PRAGMA user_version = 1")
+    with closing(Store.open(path)) as store:
+        store.put_peer(PEER)
+        store.remember_seeds(["a:1"], 1)
+        assert (store.peers(), store.seeds()) == ([PEER], ["a:1"])
+
+
+def test_a_setting_can_be_removed(store: Store) -> None:
+    store.set_setting("x", b"1")
+    store.remove_setting("x")
+    store.remove_setting("x")
+    assert store.setting("x") is None
 
 
 def test_a_block_that_fails_changes_nothing(store: Store) -> None:

@@ -102,6 +102,35 @@ def test_a_fragment_of_message_1_has_600_bytes_at_least() -> None:
     assert door.admit(message(1, size=600 - 60)) == [body(1, 540)]
 
 
+def listed(datagrams: list[bytes]) -> list[bytes]:
+    """The same under the key of who knows machine_id alone."""
+    return [fragments.seal(each[:-32], mac1_key(MACHINE_ID, b"")) for each in datagrams]
+
+
+def test_who_is_listed_shows_its_keys_to_strangers_and_opens_no_handshake_of_theirs() -> None:
+    door = Door()
+    assert door.admit(listed([request()])) == []
+    door.guard.listed = True
+    assert door.admit(listed([request()])) == listed([request()])
+    assert door.admit([request()]) == [request()]
+    assert door.admit(listed(message(1))) == []
+    door.guard.listed = False
+    assert door.admit(listed([request()])) == []
+
+
+def test_a_stranger_of_a_listed_machine_gets_a_cookie_under_load_that_it_can_open() -> None:
+    door = Door()
+    door.guard.listed = True
+    door.load()
+    [datagram] = listed([request()])
+    assert door.admit([datagram]) == []
+    [(reply, _)] = door.sent
+    key = mac1_key(MACHINE_ID, b"")
+    cookie = open_cookie(reply, key, fragments.mac1_of(datagram))
+    proven = fragments.seal(datagram[:-32], key, cookie)
+    assert door.admit([proven]) == [proven]
+
+
 def test_who_does_not_know_whom_they_call_gets_nothing_and_leaves_nothing() -> None:
     door = Door()
     for key in (bytes(32), mac1_key(MACHINE_ID, b""), mac1_key(MACHINE_ID, bytes(16)), mac1_key(LOOKUP, b"")):
