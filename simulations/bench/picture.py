@@ -7,6 +7,7 @@ from typing import Any, Final
 from xml.sax.saxutils import escape
 
 from simulations.bench.figures import MEASURES, Measure
+from simulations.svg import OURS, STYLE, text
 
 _HIDDEN: Final = ("ping_p99", "loaded_p99", "one_cpu", "many_cpu", "handshake")
 _WIDTH, _COLUMNS, _MARGIN = 1080, 2, 24  # pixels, as the rest
@@ -15,11 +16,7 @@ _ROW, _BAR, _TITLE = 20, 13, 34
 _HEAD: Final = 104
 _CHARS: Final = 150  # of a line in the head
 _PANEL: Final = (_WIDTH - _MARGIN * (_COLUMNS + 1)) // _COLUMNS
-_OURS, _THEIRS, _BARE = "#0a9396", "#94a3b8", "#cbd5e1"
-_STYLE: Final = (
-    "text{font:12px system-ui,sans-serif;fill:#0f172a}.t{font-weight:600;font-size:14px}"
-    ".h{font-weight:700;font-size:18px}.s{fill:#475569}.r{text-anchor:end}.b{font-weight:600}"
-)
+_THEIRS, _BARE = "#94a3b8", "#cbd5e1"
 
 Summary = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
@@ -37,7 +34,7 @@ def svg(report: Mapping[str, Any]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}" '
         f'viewBox="0 0 {_WIDTH} {height}" role="img">',
         f"<title>zeqnode bench, {escape(str(report['date']))}</title>",
-        f'<style>{_STYLE}</style><rect width="100%" height="100%" fill="#ffffff"/>',
+        f'<style>{STYLE}</style><rect width="100%" height="100%" fill="#ffffff"/>',
         *_head(report),
     ]
     for number, measure in enumerate(panels):
@@ -61,8 +58,8 @@ def _head(report: Mapping[str, Any]) -> list[str]:
         if report["bench"]
         else "zeqnode and what people would pick instead"
     )
-    texts = [_text(_MARGIN, 30, title, "h")]
-    return texts + [_text(_MARGIN, 50 + 17 * number, line, "s") for number, line in enumerate(lines)]
+    texts = [text(_MARGIN, 30, title, "h")]
+    return texts + [text(_MARGIN, 50 + 17 * number, line, "s") for number, line in enumerate(lines)]
 
 
 def _panel(measure: Measure, summary: Summary, names: Sequence[str], x: int, y: int) -> list[str]:
@@ -71,16 +68,16 @@ def _panel(measure: Measure, summary: Summary, names: Sequence[str], x: int, y: 
     tunnels = [row["median"] for name, row in values.items() if not _is_bare(name)]
     longest = max(tunnels or [row["median"] for row in values.values()]) or 1
     room = _PANEL - _LABEL - _VALUE
-    parts = [_text(x, y + 16, f"{measure.title}, {measure.unit} ({measure.better} is better)", "t")]
+    parts = [text(x, y + 16, f"{measure.title}, {measure.unit} ({measure.better} is better)", "t")]
     for number, name in enumerate(names):
         top = y + _TITLE - 8 + number * _ROW
-        parts.append(_text(x, top + 11, name, "b" if _is_ours(name) else ""))
+        parts.append(text(x, top + 11, name, "b" if _is_ours(name) else ""))
         row = values.get(name)
         if row is None:
-            parts.append(_text(x + _LABEL, top + 11, "not measured", "s"))
+            parts.append(text(x + _LABEL, top + 11, "not measured", "s"))
             continue
         width = max(1, round(room * min(row["median"] / longest, 1)))
-        color = _OURS if _is_ours(name) else _BARE if _is_bare(name) else _THEIRS
+        color = OURS if _is_ours(name) else _BARE if _is_bare(name) else _THEIRS
         parts.append(
             f'<rect x="{x + _LABEL}" y="{top}" width="{width}" height="{_BAR}" rx="2" fill="{color}"/>'
         )
@@ -89,12 +86,8 @@ def _panel(measure: Measure, summary: Summary, names: Sequence[str], x: int, y: 
             words.append(f"{row['ratio']:.2f} ×")
         if row["median"] > longest:
             words.append("cut off")
-        parts.append(_text(x + _LABEL + width + 6, top + 11, " · ".join(words), "s"))
+        parts.append(text(x + _LABEL + width + 6, top + 11, " · ".join(words), "s"))
     return parts
-
-
-def _text(x: int, y: int, text: str, kind: str) -> str:
-    return f'<text x="{x}" y="{y}" class="{kind}">{escape(text)}</text>'
 
 
 def _is_ours(name: str) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 
+from node.errors import Usage
 from simulations.lab.errors import TopologyError
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,13}")  # names become device names: at most 15 bytes in the kernel
@@ -14,16 +15,20 @@ _RESERVED = ("all", "default", "lo")  # they mean something else among the sysct
 class Table:
     """One TOML table that is consumed key by key; what is left at the end is unknown."""
 
+    error: ClassVar[type[Usage]] = TopologyError
+
     def __init__(self, source: str, name: str, content: dict[str, Any]) -> None:
         self.source, self.name, self._content, self._known = source, name, dict(content), list[str]()
 
-    def fail(self, sentence: str) -> TopologyError:
-        return TopologyError(f"{self.source}: {f'[{self.name}]: ' if self.name else ''}{sentence}")
+    def fail(self, sentence: str) -> Usage:
+        return self.error(f"{self.source}: {f'[{self.name}]: ' if self.name else ''}{sentence}")
 
     def take(self, key: str, kind: type | tuple[type, ...], what: str, default: Any = None) -> Any:
         self._known.append(key)
         value = self._content.pop(key, default)
-        if value is not default and (not isinstance(value, kind) or (isinstance(value, bool))):
+        if value is not default and (
+            not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)
+        ):
             raise self.fail(f"{key} must be {what}, not {value!r}.")
         return value
 
@@ -38,7 +43,7 @@ class Table:
                 )
             if not isinstance(content, dict):
                 raise self.fail(f"{key}.{name} must be a table: write [{key}.{name}].")
-            tables.append(Table(self.source, f"{key}.{name}", content))
+            tables.append(type(self)(self.source, f"{key}.{name}", content))
         return tables
 
     @property

@@ -1,0 +1,7 @@
+"""What can go wrong in a simulated world, split by whose move it is."""
+
+from node.errors import Usage
+
+
+class ScenarioError(Usage):
+    """The scenario is at fault; the text names the file and the key."""

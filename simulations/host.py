@@ -1,0 +1,85 @@
+"""A host of a simulated world, the site that it stands at, and the face of what runs on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Protocol
+
+from dht.endpoints import Endpoint
+from simulations.nats import Nat
+
+
+class Core(Protocol):
+    """Bytes and the time in; datagrams, events and the next deadline out. The lists are emptied outside."""
+
+    outgoing: list[tuple[bytes, Endpoint]]
+    events: list[Any]
+    counters: Counter[str]
+
+    def receive(self, datagram: bytes, source: Endpoint, now_us: int, unix_us: int) -> None: ...
+
+    def tick(self, now_us: int, unix_us: int) -> None: ...
+
+    def deadline_us(self) -> int: ...
+
+
+class Site:
+    """What one line to the internet has behind it: one public host, or a NAT with hosts inside.
+
+    `lot`: 0 to 999,999, who is cut off when a share of all is. `hosts`: by what their datagrams are addressed
+    to in the end, their public endpoint or the one inside."""
+
+    __slots__ = ("access_us", "hosts", "lot", "nat", "region")
+
+    def __init__(self, region: int, access_us: int, lot: int, nat: Nat | None = None) -> None:
+        self.region = region
+        self.access_us = access_us
+        self.lot = lot
+        self.nat = nat
+        self.hosts: dict[Endpoint, Host] = {}
+
+
+class Counts:
+    """What a host carried: datagrams, and the bytes in them."""
+
+    __slots__ = ("received", "received_bytes", "sent", "sent_bytes")
+
+    def __init__(self) -> None:
+        self.sent = self.sent_bytes = self.received = self.received_bytes = 0
+
+
+class Host:
+    """`endpoint`: its own IPv4 one, private behind a NAT. `endpoint6`: never behind a NAT; b"" where it has
+    none. `skew_us`: how far its clock is off."""
+
+    __slots__ = (
+        "born_us",
+        "core",
+        "counts",
+        "died_us",
+        "endpoint",
+        "endpoint6",
+        "index",
+        "site",
+        "skew_us",
+        "wake_us",
+    )
+
+    def __init__(
+        self, index: int, site: Site, endpoint: Endpoint, endpoint6: Endpoint = b"", skew_us: int = 0
+    ) -> None:
+        self.index = index
+        self.site = site
+        self.endpoint = endpoint
+        self.endpoint6 = endpoint6
+        self.skew_us = skew_us
+        self.core: Core
+        self.born_us = 0
+        self.died_us: int | None = None
+        self.wake_us: int | None = None
+        self.counts = Counts()
+
+    @property
+    def is_public(self) -> bool:
+        """Whether strangers reach its IPv4 endpoint."""
+        return self.site.nat is None

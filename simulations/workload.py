@@ -1,0 +1,196 @@
+"""What the nodes of a simulated world are asked to do, and what came of it: lookups and offers.
+
+A lookup is for a record whose publisher is alive and has published. An offer counts for the nodes that were
+in the world SETTLED_US before it and are still there HORIZON_US after it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Final
+
+from simulations.dice import Dice
+from simulations.figures import quantile
+from simulations.host import Host
+from simulations.population import Pool, Population, Species
+from simulations.scenario import MINUTE_US, SECOND_US, Work
+from simulations.world import World
+
+SETTLED_US: Final = 30 * SECOND_US
+"""A newcomer's time to find its place: after it, it is asked for lookups and counts for offers."""
+HORIZON_US: Final = 30 * SECOND_US
+IN_TIME_MS: Final = 5_000
+CURVE_MS: Final = 50
+"""The width of a step of the coverage curve."""
+
+
+@dataclass(slots=True)
+class Lookups:
+    """Each that was started is right, wrong, empty, without its asker by now, or not at its end yet."""
+
+    started: int = 0
+    right: int = 0
+    wrong: int = 0
+    empty: int = 0
+    asker_left: int = 0
+    hops: Counter[int] = field(default_factory=Counter)
+    messages: Counter[int] = field(default_factory=Counter)
+    times_ms: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How an offer got around: of `subscribed` nodes `reached` heard it in time. None: never so many."""
+
+    at_s: int
+    subscribed: int
+    reached: int
+    t50_ms: int | None
+    t90_ms: int | None
+    t99_ms: int | None
+
+
+@dataclass(slots=True)
+class _Offer:
+    """`heard_us`: by a host's index, when."""
+
+    author: Host
+    since_us: int
+    heard_us: dict[int, int] = field(default_factory=dict)
+
+
+class Workload:
+    """A Watcher of the nodes, and who gives them something to do."""
+
+    def __init__(self, world: World, population: Population, species: Species, work: Work) -> None:
+        self.lookups = Lookups()
+        self.spreads: list[Spread] = []
+        self.curve: Counter[int] = Counter()
+        """Steps of CURVE_MS → nodes that heard an offer within that step, over all offers."""
+        self.subscribed = 0
+        """Nodes that should have heard one, over all offers."""
+        self.stillborn = 0
+        """Offers that nobody heard because the author vanished; they count nowhere else."""
+        self._world = world
+        self._population = population
+        self._species = species
+        self._work = work
+        self._dice = Dice(world.seed, "work")
+        self._findable: Pool[Host] = Pool()
+        self._asked_us: dict[int, dict[int, int]] = {}  # host → handle → since
+        self._offers: dict[bytes, _Offer] = {}
+        self._until_us = 0
+
+    # ------------------------------------------------------------------ giving work
+
+    def start(self, until_us: int) -> None:
+        """From now to then."""
+        self._until_us = until_us
+        for host in list(self._world.hosts.values()):
+            self._first_lookup(host, self._world.now_us)
+        if self._work.offers_per_minute:
+            self._world.call_at(self._next_offer_us(), self._offer)
+
+    def joined(self, host: Host) -> None:
+        self._first_lookup(host, self._world.now_us + SETTLED_US)
+
+    def left(self, host: Host) -> None:
+        self._findable.discard(host.index)
+        self.lookups.asker_left += len(self._asked_us.pop(host.index, ()))
+
+    def _first_lookup(self, host: Host, from_us: int) -> None:
+        """At any time of the first period."""
+        if self._work.lookup_us and self._until_us:
+            self._world.call_at(from_us + self._dice.below(self._work.lookup_us), self._look_up, host)
+
+    def _look_up(self, host: Host) -> None:
+        world = self._world
+        if host.died_us is not None or world.now_us > self._until_us:
+            return
+        world.call_at(world.now_us + self._work.lookup_us, self._look_up, host)
+        if len(self._findable) < 2:
+            return
+        target = self._findable.draw(self._dice)
+        while target is host:
+            target = self._findable.draw(self._dice)
+        handle = self._species.look_up(host, target, world.now_us, world.unix_us(host))
+        self.lookups.started += 1
+        self._asked_us.setdefault(host.index, {})[handle] = world.now_us
+        world.settle(host)
+
+    def _next_offer_us(self) -> int:
+        """A gap drawn evenly from half to one and a half times the mean."""
+        mean_us = MINUTE_US // self._work.offers_per_minute
+        return self._world.now_us + mean_us // 2 + self._dice.below(mean_us)
+
+    def _offer(self) -> None:
+        world = self._world
+        if world.now_us > self._until_us:
+            return
+        world.call_at(self._next_offer_us(), self._offer)
+        if not self._findable:
+            return
+        author = self._findable.draw(self._dice)
+        name = self._species.offer(author, world.now_us, world.unix_us(author))
+        self._offers[name] = _Offer(author, world.now_us, {author.index: world.now_us})
+        world.call_at(world.now_us + HORIZON_US, self._sum_up, name)
+        world.settle(author)
+
+    # ------------------------------------------------------------------ watching
+
+    def published(self, host: Host) -> None:
+        self._findable.add(host.index, host)
+
+    def looked_up(self, host: Host, handle: int, found: bool, right: bool, hops: int, messages: int) -> None:
+        since_us = self._asked_us.get(host.index, {}).pop(handle, None)
+        if since_us is None:
+            return
+        lookups = self.lookups
+        lookups.messages[messages] += 1
+        if not found:
+            lookups.empty += 1
+        elif not right:
+            lookups.wrong += 1
+        else:
+            lookups.right += 1
+            lookups.hops[hops] += 1
+            lookups.times_ms.append((self._world.now_us - since_us) // 1_000)
+
+    def heard(self, host: Host, offer: bytes) -> None:
+        known = self._offers.get(offer)
+        if known is not None:
+            known.heard_us.setdefault(host.index, self._world.now_us)
+
+    def _sum_up(self, name: bytes) -> None:
+        """An offer has had its time."""
+        offer = self._offers.pop(name)
+        if len(offer.heard_us) == 1 and offer.author.died_us is not None:
+            self.stillborn += 1
+            return
+        subscribed = [
+            host.index
+            for host in self._world.hosts.values()
+            if host.born_us + SETTLED_US <= offer.since_us and host is not offer.author
+        ]
+        heard_us = [offer.heard_us[index] for index in subscribed if index in offer.heard_us]
+        delays_ms = sorted((time_us - offer.since_us) // 1_000 for time_us in heard_us)
+        for delay_ms in delays_ms:
+            self.curve[delay_ms // CURVE_MS] += 1
+        self.subscribed += len(subscribed)
+        never = [HORIZON_US] * (len(subscribed) - len(delays_ms))
+        t50, t90, t99 = (quantile(delays_ms + never, part) for part in (50, 90, 99))
+        self.spreads.append(
+            Spread(
+                at_s=offer.since_us // SECOND_US,
+                subscribed=len(subscribed),
+                reached=sum(delay_ms <= IN_TIME_MS for delay_ms in delays_ms),
+                t50_ms=_heard(t50),
+                t90_ms=_heard(t90),
+                t99_ms=_heard(t99),
+            )
+        )
+
+
+def _heard(delay_ms: int | None) -> int | None:
+    return None if delay_ms is None or delay_ms >= HORIZON_US else delay_ms
