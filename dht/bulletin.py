@@ -92,7 +92,7 @@ def parse(wire: bytes) -> Bulletin | None:
         return None
     try:
         part = _decode(wire[:-SIGNATURE_BYTES])
-    except msgspec.MsgspecError:
+    except (ValueError, RecursionError):  # not UTF-8, too deep: no errors of msgspec's own
         return None
     name = hashlib.sha256(wire).digest()[:ID_BYTES]
     known = part.version == VERSION

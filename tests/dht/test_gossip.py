@@ -189,6 +189,20 @@ def test_a_flood_of_one_neighbour_is_bounded_and_ends_its_link() -> None:
     assert link.endpoint not in mesh.nodes[0]._links.by_endpoint
 
 
+@pytest.mark.parametrize(
+    "topic", [b"\xa4\xff\xfe\xfd\xfc", b"\x91" * 900 + b"\x00"], ids=["not UTF-8", "arrays in each other"]
+)
+def test_a_bulletin_that_no_decoder_likes_ends_nothing_but_the_link(topic: bytes) -> None:
+    """Neither fault is one of msgspec's own errors."""
+    mesh = Mesh(3)
+    link = next(iter(mesh.nodes[0]._links.by_endpoint.values()))
+    good = bulletins.compose("news", b"", AUTHOR, mesh.unix // 777_000, 1, 0)
+    bad = good.wire.replace(b"\xa4news", topic)
+    mesh.nodes[0].receive(encode_gossip(Push(link.mine, bad)), link.endpoint, mesh.now, mesh.unix)
+    assert mesh.nodes[0].events == []
+    assert link.endpoint not in mesh.nodes[0]._links.by_endpoint
+
+
 @given(st.binary(max_size=1200))
 def test_no_datagram_of_a_stranger_raises(noise: bytes) -> None:
     node = Gossip(entropy(1), 0, lambda _count: [], difficulty=0)

@@ -149,6 +149,16 @@ def test_arbitrary_bytes_are_no_letter(data: bytes) -> None:
         read(data)
 
 
+def test_a_tag_that_is_not_utf8_is_refused() -> None:
+    """A fault of Python's, not of msgspec's own."""
+    plaintext = letters.write(LETTER, SIGNER)
+    tag = LETTER.tag.encode()
+    bad = plaintext.replace(tag, b"\xff" * len(tag), 1)
+    assert bad != plaintext
+    with pytest.raises(LetterRefused, match="does not parse"):
+        read(bad)
+
+
 def test_nested_without_end() -> None:
     payload = b"\x98" + msgpack.packb(list(FIELDS))[1:] + b"\x91" * 9000 + b"\x90"
     with pytest.raises(LetterRefused):
