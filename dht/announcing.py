@@ -99,7 +99,8 @@ class Announcer:
     def _schedule(self, item: _Item, now_us: int) -> None:
         if item.stored:
             item.retry_us = RETRY_US
-            hurry = min(overlay.hurry for overlay in self._overlays)
+            # Where nobody is known, nobody answers either: that says nothing of what was stored.
+            hurry = min((overlay.hurry for overlay in self._overlays if overlay.size), default=1000)
             wait_us = max(SOONEST_US, AGAIN_US * hurry // 1000)
             wait_us -= wait_us // 8 * self._entropy(1)[0] // 256
         else:

@@ -74,7 +74,7 @@ class Desk:
         room = room_for(size, proven)
         if question.tail and self._meet(contacts.at(question.tail, source), proven, now_us):
             room -= PING_BYTES
-        token = question.token if proven else self._tokens.make(source, now_us)
+        token = self._tokens.make(source, now_us)  # not the one shown: that may be about to run out
         answer: Answer | None
         if isinstance(question, Find):
             answer = self.answers.find(question, source, token, room, self._table)

@@ -13,15 +13,16 @@ and `events`. Nothing of a machine that is not listed can be found without its l
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
 from crypto.identity import KeyBundle
 from dht import endpoints, glance
 from dht.calls import Called, Calls, HomesChanged, Machine, Recipient, Sent
+from dht.core import Core, taken
 from dht.endpoints import Endpoint
 from dht.finding import Answered, Finder
 from dht.gossip import Gossip
@@ -45,16 +46,8 @@ SWEEP_US: Final = 60_000_000
 Event = Answered | Sent | Tagged | Notified
 
 
-class _Core(Protocol):
-    outgoing: list[tuple[bytes, Endpoint]]
-    counters: Counter[str]
-
-    def tick(self, now_us: int, unix_us: int) -> None: ...
-    def deadline_us(self) -> int: ...
-
-
 _pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(tuple[int, list[bytes], bytes]).decode
+_unpack = msgspec.msgpack.Decoder(tuple[int, list[bytes], bytes, int]).decode
 
 
 class Discovery:
@@ -99,7 +92,7 @@ class Discovery:
             homes=homes,
         )
         self.calls.serve(public is not False)
-        self._cores: tuple[_Core, ...] = (*self.overlays, self.gossip, self.calls)
+        self._cores: tuple[Core, ...] = (*self.overlays, self.gossip, self.calls)
         self.tags = Tags(self.calls, self._to_mesh, machine.signer.public)
         self.offers = Market(records, entropy)
         self.presence = Presence(
@@ -158,14 +151,14 @@ class Discovery:
     def lookup_slug(self, slug: str, now_us: int, unix_us: int) -> int:
         """A handle: SlugFound names all that claim it."""
         self._handle += 1
-        self._finder.slug(self._handle, slug, now_us, unix_us // 1_000_000)
+        self._finder.slug(self._handle, slug, now_us)
         self._collect(now_us, unix_us)
         return self._handle
 
     def refresh_market(self, country: str, now_us: int, unix_us: int) -> int:
         """A handle: MarketRefreshed when the offers of this country class have been read."""
         self._handle += 1
-        self._finder.market(self._handle, country, now_us, unix_us // 1_000_000)
+        self._finder.market(self._handle, country, now_us)
         self._collect(now_us, unix_us)
         return self._handle
 
@@ -239,22 +232,23 @@ class Discovery:
         while busy:
             busy = False
             for overlay in self.overlays:
-                for outcome in _taken(overlay.events):
+                for outcome in taken(overlay.events):
                     busy = True
                     self._on_outcome(overlay, outcome, now_us, unix_us)
-            for bulletin in _taken(self.gossip.events):
+            for bulletin in taken(self.gossip.events):
                 busy = True
                 if bulletin.topic == OFFER_TOPIC:
                     self.offers.learn(bulletin.body, unix_us // 1_000_000)
                 else:
                     self.tags.heard(bulletin.topic, bulletin.author, bulletin.body, bulletin.zeqond)
-            for event in _taken(self.calls.events):
+            for event in taken(self.calls.events):
                 busy = True
                 self._on_call(event, now_us)
-        self.events += _taken(self.tags.events)
+        told = taken(self.tags.events)
+        self.events += told
         for core in self._cores:
             if core.outgoing:
-                self.outgoing += _taken(core.outgoing)
+                self.outgoing += taken(core.outgoing)
 
     def _on_outcome(self, overlay: Overlay, outcome: Any, now_us: int, unix_us: int) -> None:
         standing = self._standings.of(overlay)
@@ -316,15 +310,18 @@ class Discovery:
         return self.gossip.publish(topic, body, self._machine.signer, sequence, now_us, unix_us)
 
     def save(self) -> bytes:
-        """msgpack [version 1, tables, events taken]."""
-        return _pack((1, [overlay.save() for overlay in self.overlays], self.calls.save()))
+        """msgpack [version 1, tables, events taken, last sequence]."""
+        return _pack(
+            (1, [overlay.save() for overlay in self.overlays], self.calls.save(), self.presence.last)
+        )
 
     def load(self, data: bytes, now_us: int) -> None:
         """Raises ValueError for what `save` did not give."""
-        version, tables, taken = _unpack(data)
+        version, tables, events, sequence = _unpack(data)
         if version != 1:
             raise ValueError(f"version {version} is not known")
-        self.calls.load(taken)
+        self.calls.load(events)
+        self.presence.go_on_from(sequence)
         for table in tables:
             for overlay in self.overlays:
                 overlay.load(table, now_us)
@@ -342,9 +339,3 @@ class Discovery:
             "offers": len(self.offers),
             "counters": dict(sorted(counters.items())),
         }
-
-
-def _taken(items: list[Any]) -> Iterable[Any]:
-    taken = items.copy()
-    items.clear()
-    return taken

@@ -106,7 +106,7 @@ class Finder:
         search = _Search(
             opens, lambda _now, _unix: self._events(MachineFound(handle, found_now[0] if found_now else None))
         )
-        self._start(search, [locator.key for locator in locators], now_us, unix)
+        self._start(search, [locator.key for locator in locators], now_us)
 
     def _bundle(self, handle: int, machine_id: bytes, secret: bytes, now_us: int, unix: int) -> None:
         locators = self._locators(Kind.BUNDLE, machine_id, secret, unix)
@@ -123,9 +123,9 @@ class Finder:
             else:
                 self._events(MachineFound(handle, None))
 
-        self._start(_Search(opens, ends), [locator.key for locator in locators], now_us, unix)
+        self._start(_Search(opens, ends), [locator.key for locator in locators], now_us)
 
-    def slug(self, handle: int, slug: str, now_us: int, unix: int) -> None:
+    def slug(self, handle: int, slug: str, now_us: int) -> None:
         """Ends with SlugFound: whoever claims it, once."""
         found: dict[bytes, KeyBundle] = {}
 
@@ -136,9 +136,9 @@ class Finder:
         def ends(_now: int, _at: int) -> None:
             self._events(SlugFound(handle, tuple(found[one] for one in sorted(found))))
 
-        self._start(_Search(opens, ends), [records.slug_key(slug)], now_us, unix)
+        self._start(_Search(opens, ends), [records.slug_key(slug)], now_us)
 
-    def market(self, handle: int, country: str, now_us: int, unix: int) -> None:
+    def market(self, handle: int, country: str, now_us: int) -> None:
         """Ends with MarketRefreshed; the market has learnt what there is."""
         classes = dict.fromkeys([country, *(["EU"] if country in EU else []), ANY])
 
@@ -148,7 +148,7 @@ class Finder:
             return False
 
         search = _Search(opens, lambda _now, _at: self._events(MarketRefreshed(handle)))
-        self._start(search, [key for name in classes for key in offers.keys(name)], now_us, unix)
+        self._start(search, [key for name in classes for key in offers.keys(name)], now_us)
 
     # ------------------------------------------------------------------ what comes
 
@@ -165,15 +165,14 @@ class Finder:
             if not search.gets:
                 search.ends(now_us, unix)
 
-    def _start(self, search: _Search, keys: list[bytes], now_us: int, unix: int) -> None:
-        for overlay in self._overlays:
-            if overlay.size or overlay.serving:
-                for key in keys:
-                    name = id(overlay), overlay.get(key, now_us)
-                    search.gets[name] = overlay
-                    self._searches[name] = search
-        if not search.gets:
-            search.ends(now_us, unix)
+    def _start(self, search: _Search, keys: list[bytes], now_us: int) -> None:
+        # Where somebody is known; else where there may be, or what we store ourselves.
+        used = [overlay for overlay in self._overlays if overlay.size] or self._overlays
+        for overlay in used:
+            for key in keys:
+                name = id(overlay), overlay.get(key, now_us)
+                search.gets[name] = overlay
+                self._searches[name] = search
 
     def _end(self, search: _Search, now_us: int, unix: int) -> None:
         for name, overlay in search.gets.items():

@@ -8,7 +8,7 @@ The tree is that of Leitão, Pereira and Rodrigues, "Epidemic Broadcast Trees" (
 first copy of each bulletin does. Each lazy link has one side that announces an id first, the opener for even
 ids, the acceptor for odd ones, and the other side keeps silent if it heard of it; so most bulletins cross a
 lazy link as one id. Links are dht/links.py, bulletins dht/bulletin.py, what is known dht/seen.py, what is not
-yet here dht/missing.py. A neighbour loses its link, and its network ten minutes, for what no honest node
+yet here dht/missing.py. A neighbour loses its link, and its network half an hour, for what no honest node
 sends: a bulletin with a bad signature or stamp, a flood, or promises not kept. Being late costs nothing.
 """
 

@@ -5,12 +5,12 @@
     Open(a, token) ▶  ◀─ Opened(a, token, taken)       linked: A shows the token in all that it sends, B a
                       ◀─ Close(a)                      no room; at either step
 
-Every node opens three links itself, more while it has fewer than five in all, six when strangers have taken
-all twelve places that it keeps for them. Nobody but us decides whom we dial, and who dials in cannot take
+Every node opens three links itself, a fourth while it has fewer than four in all, eight when strangers have
+taken all 36 places that it keeps for them. Nobody but us decides whom we dial, and who dials in cannot take
 those places, so nodes that only swallow what they get can cost bytes, not delivery. A third link of one
 network is refused, unless links are few. When the places are full and another stranger comes, a passenger
-goes, who has given nothing while two dozen bulletins came by others, and its network is not let in for ten
-minutes. When fewer than two of those we dialled are of use, a passenger among them is exchanged; else one is,
+goes, who has given nothing while two dozen bulletins came by others, and its network is not let in for half
+an hour. When fewer than two of those we dialled are of use, a passenger among them is exchanged; else one is,
 every four minutes, so that two halves of a mesh do not stay apart. A link that is silent for 25 s is asked
 for an answer; three unanswered questions end it.
 """

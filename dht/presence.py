@@ -54,7 +54,7 @@ class Presence:
         self._own: tuple[Endpoint, ...] = ()
         self._listed = False
         self._offer: Offer | None = None
-        self._sequence = 0
+        self.last = 0  # sequence of what was published
 
     def at(self, own: Sequence[Endpoint], listed: bool, now_us: int) -> None:
         """We are at these addresses, and strangers may find us there or not."""
@@ -139,5 +139,9 @@ class Presence:
 
     def next(self, unix_us: int) -> int:
         """A sequence, Unix ms, higher than every one before."""
-        self._sequence = max(unix_us // 1000, self._sequence + 1)
-        return self._sequence
+        self.last = max(unix_us // 1000, self.last + 1)
+        return self.last
+
+    def go_on_from(self, last: int) -> None:
+        """An earlier run has used sequences up to this one; the clock may have gone back since."""
+        self.last = max(self.last, last)

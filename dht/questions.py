@@ -218,7 +218,6 @@ class Questions:
             self.counters["answer of the wrong kind"] += 1
             return None
         del self._under_way[answer.t]
-        self.patience = Patience()
         self.heard_us = now_us
         self.patience.answered(now_us - question.sent_us)
         if len(answer.token) == TOKEN_BYTES:

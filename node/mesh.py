@@ -63,7 +63,7 @@ def _core(context: Context) -> Face:
         MachineSigner(keys),
         context.core.local.primitives,
     )
-    # Ed25519 is not signed with it, and nobody learns one from the other.
+    # It follows from the keys, so homes know this machine again after a restart, and tells nothing of them.
     lodging = expand(sha256(keys.to_bytes()).digest(), b"zeqnode lodging secret v1")
     public = None if wanted.public == "auto" else bool(wanted.public)
     return core_of.Discovery(

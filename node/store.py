@@ -8,7 +8,6 @@ A method that has returned is on the disk, one that raised (StorageFailed, a sen
     pending_joins  invitation │ added_at error
     settings       key        │ value
     seeds          endpoint   │ added_at         nodes of discovery to begin with: of invitations, of the LAN
-    sequences      name       │ reserved         numbers up to here may have been used
 
 Times are unix seconds, given by the caller.
 """
@@ -45,10 +44,7 @@ _MIGRATIONS: Final = (
             invitation TEXT PRIMARY KEY, added_at INTEGER NOT NULL, error TEXT) STRICT""",
         "CREATE TABLE settings (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT",
     ),
-    (
-        "CREATE TABLE seeds (endpoint TEXT PRIMARY KEY, added_at INTEGER NOT NULL) STRICT",
-        "CREATE TABLE sequences (name TEXT PRIMARY KEY, reserved INTEGER NOT NULL) STRICT",
-    ),
+    ("CREATE TABLE seeds (endpoint TEXT PRIMARY KEY, added_at INTEGER NOT NULL) STRICT",),
 )
 SEEDS_MAX: Final = 64
 _INTEGER_MAX: Final = 2**63 - 1
@@ -244,17 +240,6 @@ class Store:
         """All, newest first."""
         rows = self._db.rows("SELECT endpoint FROM seeds ORDER BY added_at DESC, endpoint")
         return [row["endpoint"] for row in rows]
-
-    def reserve(self, name: str, now: int, ahead: int) -> int:
-        """A number above every one that this machine has used under `name`, and `ahead` more behind it.
-
-        It is `now`, in unix seconds, where that is above: a backup that is put back knows older numbers only,
-        and the time since has passed them."""
-        with self._db.transaction():
-            rows = self._db.rows("SELECT reserved FROM sequences WHERE name = ?", name)
-            first = max(rows[0]["reserved"] + 1 if rows else 0, now)
-            self._db.execute("INSERT OR REPLACE INTO sequences VALUES (?, ?)", name, first + ahead)
-        return first
 
     def _write(self, statement: str, *values: object) -> bool:
         with self._db.transaction():

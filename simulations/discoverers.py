@@ -47,7 +47,6 @@ class Discoverer:
         self.gossip = Gossip(entropy, now_us, self._candidates, signatures, difficulty=0)
         self.outgoing = self.overlay.outgoing
         self.gossip.outgoing = self.outgoing
-        self.gossip._links._send = self.gossip._send
         self.counters: Counter[str] = self.overlay.counters
         self.gossip.counters = self.counters
         self.events: list[object] = self.overlay.events  # type: ignore[assignment]
@@ -97,7 +96,7 @@ class Discoverers:
     def __init__(self) -> None:
         self._records = Records(ToySignatures())
         self._signatures = ToySignatures()
-        self._now_us = self._unix_us = 0
+        self._unix_us = 0
 
     def make(
         self,

@@ -176,6 +176,20 @@ def test_without_a_token_nothing_is_stored() -> None:
     assert not server.shelf.kept
 
 
+def test_who_shows_a_token_gets_the_newest_one() -> None:
+    """The one shown may be about to run out, and who asks keeps what comes as fresh."""
+    server = Server()
+    old = server.token(at(7))
+    server.now_us += 400 * SECOND
+    pong = server.ask(Ping(T, b"", old, bytes(16)), at(7))
+    assert isinstance(pong, Pong)
+    assert pong.token != old
+    server.now_us += 400 * SECOND
+    stored = server.ask(Store(T, b"", pong.token, KEY, 0, 1, b"record"), at(7))
+    assert isinstance(stored, Stored)
+    assert stored.status == KEPT
+
+
 def test_a_token_is_good_for_five_minutes_and_not_for_ten() -> None:
     server = Server()
     token = server.token(at(7))

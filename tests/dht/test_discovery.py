@@ -242,6 +242,24 @@ def test_tables_survive_a_restart(mesh: Mesh) -> None:
         again.core.load(b"rubbish", mesh.now)
 
 
+def test_no_sequence_goes_back_over_a_restart_with_the_clock_set_back(mesh: Mesh) -> None:
+    node = mesh.nodes[4]
+    last = node.core.presence.next(mesh.unix)
+    again = Node(mesh, 92)
+    again.core.load(node.core.save(), mesh.now)
+    assert again.core.presence.next(mesh.unix - 3600 * SECOND) > last
+
+
+def test_nobody_waits_for_a_family_in_which_nobody_is_known(mesh: Mesh) -> None:
+    """As where a machine has IPv6 addresses, and none of the others answers there."""
+    node = mesh.nodes[3]
+    node.core.bootstrap([endpoints.pack("2001:db8::1", 51777)], mesh.now)
+    mesh.run(0.5)
+    began = mesh.now
+    mesh.ask(node, node.core.refresh_market("DE", mesh.now, mesh.unix), MarketRefreshed)
+    assert mesh.now - began < 2 * SECOND
+
+
 def test_an_idle_node_is_quiet(mesh: Mesh) -> None:
     """At most 1 kB a second, sent and received (DESIGN section 15)."""
     mesh.run(60)

@@ -83,6 +83,20 @@ def test_an_answer_to_another_question_does_not_end_it() -> None:
     assert made.settle(pong(datagram), to, 10) is not None
 
 
+def test_what_was_learnt_of_the_network_outlives_an_answer() -> None:
+    """Else no wait would ever fit the round trips, and no interval the churn."""
+    made = questions()
+    for number in range(12):
+        made.ping(contact(1), Listener(), number * 10_000_000)
+        [(datagram, to)] = sent(made)
+        if number % 2:
+            assert made.expire(number * 10_000_000 + 2_000_000)
+        else:
+            assert made.settle(pong(datagram), to, number * 10_000_000 + 20_000) is not None
+    assert made.patience.failing > 50
+    assert made.patience.wait_us() < 1_000_000
+
+
 def test_transactions_do_not_repeat() -> None:
     made = questions()
     for number in range(200):

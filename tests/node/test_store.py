@@ -160,21 +160,6 @@ def test_seeds_are_remembered_newest_first_and_to_a_bound(store: Store) -> None:
     assert store.seeds() == [f"d{number:03}:1" for number in range(SEEDS_MAX)]
 
 
-def test_numbers_never_go_back_whatever_the_clock_does_and_whatever_backup_is_put_back(
-    path: Path, tmp_path: Path
-) -> None:
-    with closing(Store.open(path)) as store:
-        assert store.reserve("records", now=1000, ahead=10) == 1000
-        assert store.reserve("records", now=1001, ahead=10) == 1011, "ten more may have been used"
-        assert store.reserve("records", now=5, ahead=0) == 1022, "the clock went back"
-        assert store.reserve("other", now=5, ahead=0) == 5
-    shutil.copy(path, tmp_path / "backup.db")
-    with closing(Store.open(path)) as store:
-        used = store.reserve("records", now=2000, ahead=100) + 100
-    with closing(Store.open(tmp_path / "backup.db")) as restored:
-        assert restored.reserve("records", now=used + 1, ahead=0) == used + 1, "time has passed since"
-
-
 def test_a_file_of_the_first_version_is_brought_up_to_date(path: Path) -> None:
     path.touch(0o600)
     with closing(sqlite3.connect(path)) as connection:

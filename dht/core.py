@@ -1,0 +1,27 @@
+"""What the parts of discovery have in common: the face of a core (DESIGN.md section 2)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Protocol, TypeVar
+
+from dht.endpoints import Endpoint
+
+_T = TypeVar("_T")
+
+
+class Core(Protocol):
+    """Times: microseconds, monotonic and Unix. `outgoing` is emptied by whoever sends."""
+
+    outgoing: list[tuple[bytes, Endpoint]]
+    counters: Counter[str]
+
+    def tick(self, now_us: int, unix_us: int) -> None: ...
+    def deadline_us(self) -> int: ...
+
+
+def taken(items: list[_T]) -> list[_T]:
+    """All of them; the list is empty then, and still the same."""
+    found = items.copy()
+    items.clear()
+    return found
