@@ -21,6 +21,7 @@ REMOTE = 0x1122_3340
 EVERYTHING = ["0.0.0.0/0", "::/0"]
 MACHINE = b"m" * 16
 HOME = ("fd00::1", 4000, 0, 0)
+MAX_AT_ONCE = 7  # datagrams; the kernel takes as many as it likes
 UDP_SEGMENT, UDP_GRO, SOL_UDP = 103, 104, 17
 
 
@@ -67,6 +68,26 @@ class FakeUdp:
         self.sent += pieces
         return len(train)
 
+    def send_many(self, train: bytes | memoryview, size: int, to: Any) -> int:
+        self.sent += [bytes(train[at : at + size]) for at in range(0, len(train), size)][:MAX_AT_ONCE]
+        return min(MAX_AT_ONCE, -(-len(train) // size))
+
+    def receive_more(
+        self, into: bytearray, at: int, size: int, count: int, source: Any
+    ) -> tuple[int, list[tuple[bytes, int, Any]], bool]:
+        others: list[tuple[bytes, int, Any]] = []
+        for _ in range(min(count, MAX_AT_ONCE)):
+            if not self.waiting:
+                return at, others, False
+            train, gro = self.waiting.popleft()
+            data = b"".join(train)
+            if others or gro or len(data) > size or at % size or source != HOME:
+                others.append((data, len(train[0]) if gro else len(data), HOME))
+            else:
+                into[at : at + len(data)] = data
+                at += len(data)
+        return at, others, True
+
     def recvmsg_into(
         self, buffers: list[memoryview], control: int
     ) -> tuple[int, list[tuple[int, int, bytes]], int, tuple[str, int, int, int]]:
@@ -93,7 +114,7 @@ class Side:
     def use(self, udp: FakeUdp) -> None:
         """Another socket."""
         self.udp = udp
-        self.plane._udp = udp
+        self.plane.udp = udp
         self.plane.sender._udp = udp
 
     def take(self, tun: FakeTun) -> None:

@@ -121,6 +121,10 @@ class SpanBuffer:
         self._partial: dict[bytes, list[bytes | None]] = {}
         self._bytes = 0
 
+    def __contains__(self, iv: bytes) -> bool:
+        """Has a part of that span come, and is it not whole?"""
+        return iv in self._partial
+
     def add(self, datagram: bytes | bytearray | memoryview) -> bytes | None:
         """The whole ciphertext once its last part has come; the IV stands in every part."""
         index, parts, iv = datagram[1], datagram[2], bytes(datagram[4:HEAD_BYTES])

@@ -37,7 +37,6 @@ class TrainLayout:
         self.ciphertexts = [received[at + HEAD_BYTES : at + size] for at in range(0, count * size, size)]
         self._nonces = [received[at + 4 : at + HEAD_BYTES] for at in range(0, count * size, size)][::-1]
         self._sealed = self.ciphertexts[::-1]
-        self.rests = [[received[at:]] for at in range(0, count * size, size)]
         self._opened = opened
         self._places: dict[int, list[memoryview]] = {}  # by length of headers, backwards
         self._sequences: dict[int, Struct] = {}

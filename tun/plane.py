@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import io
-import socket
 import sys
 from collections import Counter
 from typing import Protocol
@@ -24,12 +23,12 @@ from cryptography.exceptions import InvalidTag
 
 from crypto.errors import LocalFault, PeerFault
 from tun.addresses import of_source
+from tun.datagrams import CONTROL_BYTES, Train
 from tun.flow import Channel, Flow, Source
 from tun.frames import (
     HEAD_BYTES,
     HINT,
     LOSS_REPORT,
-    MAX_SEGMENTS,
     PREFIX_BYTES,
     RECORD,
     SEALED_BYTES,
@@ -40,6 +39,7 @@ from tun.frames import (
     VIRTIO_BYTES,
     Kind,
 )
+from tun.gather import Gather
 from tun.layout import (
     BUFFER_BYTES,
     INNER,
@@ -68,8 +68,6 @@ MAX_STRAYS = 256
 HAND_UP, HAND_UP_US = 128, 100_000  # packets without a session, in so much time
 REPORT_EVERY_US = 40_000
 REPORT_RECORDS = 64
-CONTROL_BYTES = socket.CMSG_SPACE(4)
-SOL_UDP, UDP_SEGMENT = 17, 103  # linux/in.h, linux/udp.h
 ICMP = 1
 
 PACKET_HINT = HINT.pack(Kind.PACKET, 0, 0, 0, 0)
@@ -77,11 +75,15 @@ _GONE = frozenset({errno.EBADFD, errno.EBADF, errno.ENODEV, errno.ENXIO})
 
 
 class Udp(Outlet, Protocol):
-    """What is used of a non-blocking UDP socket."""
+    """What is used of tun.datagrams.Datagrams."""
 
     def recvmsg_into(
         self, buffers: list[memoryview], control: int, /
     ) -> tuple[int, list[tuple[int, int, bytes]], int, Source]: ...
+
+    def receive_more(
+        self, into: bytearray, at: int, size: int, count: int, source: Source, /
+    ) -> tuple[int, list[Train], bool]: ...
 
 
 class Plane:
@@ -110,7 +112,7 @@ class Plane:
         self.active: list[Flow] = []
         self.counters: Counter[str] = Counter()
         self.sender = Sender(udp, segment, self.counters, self.upward)
-        self._udp = udp
+        self.udp = udp
         self._tun = tun
         self._vnet_hdr = vnet_hdr
         self._choice = choice
@@ -121,6 +123,7 @@ class Plane:
         self._layouts: dict[int, TrainLayout] = {}
         self._heard: list[Channel] = []
         self._strays = self._handed = self._handing_until = 0
+        self._gather = Gather(self)
         self._spans = Spans(self)
         self._segments = Segments(self)
 
@@ -288,17 +291,14 @@ class Plane:
 
     def receive(self, now: int) -> None:
         """Drain the socket, one train at a time."""
-        receive_into, into, raw = self._udp.recvmsg_into, self._receive_into, self.raw
-        channels = self.table.channels
-        aside: tuple[bytes, int, Source] | None = None
+        receive_into, into, raw = self.udp.recvmsg_into, self._receive_into, self.raw
+        channels, gather = self.table.channels, self._gather
         self._now = self.sender.now = now
         self._strays = 0
         for _ in range(RECEIVES):
-            if aside is not None:  # what ended a gathered train
-                datagrams, size, source = aside
-                length = len(datagrams)
-                self.received[:length] = datagrams
-                aside = None
+            taken = gather.waits
+            if taken:
+                length, size, source = gather.take()
             else:
                 try:
                     length, control, _, source = receive_into(into, CONTROL_BYTES)
@@ -318,8 +318,10 @@ class Plane:
             if channel is None or not channel.kept:  # nothing of it has been authentic yet
                 self.each(0, length, size, source)
                 continue
-            if length == size and length > GATHER_ABOVE and kind in _TRAINS:
-                length, aside = self._gather(length, source)
+            if (length == size or taken) and size > GATHER_ABOVE and kind in _TRAINS:
+                length = gather.join(channel, length, size, source)
+                if not length:
+                    break
             if length <= size:
                 self._one(channel, 0, length, source)
             elif kind == SEGMENT:
@@ -328,9 +330,7 @@ class Plane:
                 self._spans.receive(length, size, source)
             else:
                 self.each(0, length, size, source)
-        if aside is not None:
-            self.received[: len(aside[0])] = aside[0]
-            self.each(0, len(aside[0]), aside[1] or 1, aside[2])
+        gather.settle()
         for channel in self._heard:
             channel.heard = False
             if now >= channel.report_us and channel.window.next - channel.reported >= REPORT_RECORDS:
@@ -338,26 +338,6 @@ class Plane:
         self._heard.clear()
         if self.sender.waiting:
             self.sender.flush()
-
-    def _gather(self, size: int, source: Source) -> tuple[int, tuple[bytes, int, Source] | None]:
-        """No GRO on the way here: the datagrams of the same size that follow, received behind this one.
-
-        A larger one, a train and one from elsewhere cannot join: it is set aside and comes next."""
-        layout = self.layout(size)
-        receive_into, rests = self._udp.recvmsg_into, layout.rests
-        length = size
-        for place in range(1, min(len(rests), MAX_SEGMENTS)):
-            try:
-                got, control, _, where = receive_into(rests[place], CONTROL_BYTES)
-            except OSError:
-                break
-            if got > size or control or where != source:
-                train = int.from_bytes(control[0][2], sys.byteorder) if control else got
-                return length, (bytes(rests[place][0][:got]), train, where)
-            length += got
-            if got != size:
-                break
-        return length, None
 
     def layout(self, size: int) -> TrainLayout:
         """The views of a received train of datagrams of `size` bytes."""
@@ -371,6 +351,7 @@ class Plane:
     def given(self, datagram: bytes, source: Source, now: int) -> None:
         """A datagram that was received elsewhere."""
         self._now = self.sender.now = now
+        self._gather.clear()
         self.received[: len(datagram)] = datagram
         self.each(0, len(datagram), len(datagram) or 1, source)
         for channel in self._heard:

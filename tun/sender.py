@@ -19,11 +19,13 @@ from tun.seam import TooBig, Up
 
 SOL_UDP, UDP_SEGMENT = 17, 103  # linux/in.h, linux/udp.h
 _HEAD = struct.Struct(">4s8sI")
+_FULL = frozenset({errno.EAGAIN, errno.ENOBUFS})
+_DROPPED = "datagram dropped, socket full"
 _SEND_SINGLY = frozenset({errno.EIO, errno.EINVAL, errno.ENOPROTOOPT, errno.EMSGSIZE})
 
 
 class Outlet(Protocol):
-    """What is used of a non-blocking UDP socket."""
+    """What is used of tun.datagrams.Datagrams."""
 
     def sendmsg(
         self,
@@ -35,6 +37,8 @@ class Outlet(Protocol):
     ) -> int: ...
 
     def sendto(self, data: bytes | memoryview, to: Target, /) -> int: ...
+
+    def send_many(self, train: bytes | memoryview, size: int, to: Target, /) -> int: ...
 
 
 class Sender:
@@ -123,21 +127,33 @@ class Sender:
                 self._not_sent(error)
 
     def _singly(self, flow: Flow, train: bytes | memoryview, size: int) -> None:
-        for at in range(0, len(train), size):
-            self._one(flow, train[at : at + size])
+        """Datagrams with an error each, though most of them go with one call."""
+        at = 0
+        while at < len(train):
+            try:
+                at += size * self._udp.send_many(train[at:], size, flow.target)
+            except OSError as error:
+                if error.errno in _FULL:  # and so it is for the rest
+                    self._counters[_DROPPED] += -(-(len(train) - at) // size)
+                    return
+                self._refused(flow, error)
+                at += size
 
     def _one(self, flow: Flow, datagram: bytes | memoryview) -> None:
         try:
             self._udp.sendto(datagram, flow.target)
         except OSError as error:
-            if error.errno == errno.EMSGSIZE and flow.endpoint is not None:
-                told = TooBig(*flow.endpoint)
-                if told not in self._upward:
-                    self._upward.append(told)
-            self._not_sent(error)
+            self._refused(flow, error)
+
+    def _refused(self, flow: Flow, error: OSError) -> None:
+        if error.errno == errno.EMSGSIZE and flow.endpoint is not None:
+            told = TooBig(*flow.endpoint)
+            if told not in self._upward:
+                self._upward.append(told)
+        self._not_sent(error)
 
     def _not_sent(self, error: OSError) -> None:
-        if error.errno in (errno.EAGAIN, errno.ENOBUFS):
-            self._counters["datagram dropped, socket full"] += 1
+        if error.errno in _FULL:
+            self._counters[_DROPPED] += 1
         else:
             self._counters[f"datagram not sent: {errno.errorcode.get(error.errno or 0, 'error')}"] += 1

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from ipaddress import IPv4Network
 
+from tun.datagrams import Datagrams
 from tun.plane import Plane
 from tun.seam import Begin, LossTold, Message, Reader, Ready, Report, Reported, Stray, Unsent, pack
 from tun.table import Table
@@ -112,7 +113,7 @@ class Worker:
         )
         self._plane = Plane(
             tun,
-            udp,
+            Datagrams(udp),
             self._table,
             vnet_hdr=settings.vnet_hdr,
             segment=settings.segment,

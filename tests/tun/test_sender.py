@@ -38,6 +38,14 @@ class Unwilling(FakeUdp):
             raise OSError(self.single, os.strerror(self.single))
         return super().sendto(data, to)
 
+    def send_many(self, train: bytes | memoryview, size: int, to: Any) -> int:
+        if self.single:
+            self.singles += 1
+            raise OSError(self.single, os.strerror(self.single))
+        sent = super().send_many(train, size, to)
+        self.singles += sent
+        return sent
+
 
 def sending(udp: Unwilling) -> Side:
     side = Side("segments")
@@ -87,6 +95,15 @@ def test_what_the_network_refuses_is_counted(error: int) -> None:
     side = sending(Unwilling(train=error))
     side.seal([SUPER], 0, ROOM)
     assert side.plane.counters == {f"datagram not sent: {errno.errorcode[error]}": 1}
+
+
+@pytest.mark.parametrize("error", [errno.EAGAIN, errno.ENOBUFS])
+def test_a_full_socket_drops_what_goes_singly_and_is_not_asked_again(error: int) -> None:
+    udp = Unwilling(train=errno.EINVAL, single=error)
+    side = sending(udp)
+    side.seal([SUPER], 0, ROOM)
+    assert (udp.trains, udp.singles) == (1, 1)
+    assert side.plane.counters == {"datagram dropped, socket full": DATAGRAMS}
 
 
 # ---------------------------------------------------------------------- the TUN
