@@ -5,6 +5,9 @@ The choice starts with segments, and needs reports of hundreds of datagrams with
 spans; a peer that reports nothing keeps getting segments. A peer that lies changes only what it gets itself.
 
 Loss is counted over the last 65,536 datagrams or so, each report weighing as much as it tells of.
+
+Where many peers come and go, each of them would begin with segments again. So while the last eight that told
+enough all get spans, a new one gets them as well, until its own first report or for some thousand datagrams.
 """
 
 from __future__ import annotations
@@ -17,15 +20,49 @@ SPAN_BELOW = 2.5e-4
 SEGMENTS_ABOVE = 6e-4
 FEW = 3  # so many lost in all are no reason to change
 MARKS = 8_192
+WITNESSES = 8  # peers
+HOPE = 4_096  # datagrams without a word about them
+
+
+class Outlook:
+    """What the peers that told enough last are given; kept by a worker for those who told nothing yet.
+
+    All of WITNESSES must agree: whoever lies to one node as so many peers changes how a new one begins."""
+
+    def __init__(self) -> None:
+        self.span = False
+        self._last: dict[LossMeter, bool] = {}
+
+    def heard(self, meter: LossMeter) -> None:
+        """Its peer has just reported."""
+        self._last.pop(meter, None)
+        self._last[meter] = meter.span
+        if len(self._last) > WITNESSES:
+            del self._last[next(iter(self._last))]
+        self.span = len(self._last) == WITNESSES and all(self._last.values())
 
 
 class LossMeter:
     """What was sent on one lane in one epoch, and what is known to have arrived. `span`: the choice."""
 
-    __slots__ = ("_lost", "_marks", "_next", "_received", "_sent", "_total", "_total_told", "epoch", "span")
+    __slots__ = (
+        "_hope",
+        "_lost",
+        "_marks",
+        "_next",
+        "_outlook",
+        "_received",
+        "_sent",
+        "_total",
+        "_total_told",
+        "epoch",
+        "span",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, outlook: Outlook | None = None) -> None:
         self.span = False
+        self._outlook = outlook or Outlook()
+        self._hope = 0  # datagrams that may still go as spans though nothing was reported
         self.epoch = -1
         self._lost = self._sent = 0.0
         self._restart()
@@ -42,10 +79,16 @@ class LossMeter:
         if epoch != self.epoch:
             self.epoch = epoch
             self._restart()
+            if not self.told:
+                self.span = self._outlook.span
+                self._hope = HOPE if self.span else 0
 
     def sent(self, next_sequence: int, datagrams: int) -> None:
         """A train is out; `next_sequence` is that of the next record."""
         self._total += datagrams
+        if self._hope:
+            self._hope = max(0, self._hope - datagrams)
+            self.span = self._hope > 0
         self._marks.append((next_sequence, self._total))
 
     def report(self, next_sequence: int, received: int) -> None:
@@ -62,10 +105,13 @@ class LossMeter:
         keep = max(0.0, 1 - datagrams / MEMORY)
         self._lost = self._lost * keep + max(0, records - arrived)
         self._sent = self._sent * keep + datagrams
+        self._hope = 0
         if self.span:
             self.span = self._lost < FEW or self.loss < SEGMENTS_ABOVE
         else:
             self.span = self._sent >= ENOUGH and self.loss < SPAN_BELOW
+        if self._sent >= ENOUGH or self._lost >= FEW:
+            self._outlook.heard(self)
 
     @property
     def loss(self) -> float:

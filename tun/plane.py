@@ -68,6 +68,8 @@ MAX_STRAYS = 256
 HAND_UP, HAND_UP_US = 128, 100_000  # packets without a session, in so much time
 REPORT_EVERY_US = 40_000
 REPORT_RECORDS = 64
+# Fewer do the first time, and where TCP comes to a halt because spans are lost.
+REPORT_FEW, REPORT_SLOWLY_US = 8, 160_000
 ICMP = 1
 
 PACKET_HINT = HINT.pack(Kind.PACKET, 0, 0, 0, 0)
@@ -333,8 +335,12 @@ class Plane:
         gather.settle()
         for channel in self._heard:
             channel.heard = False
-            if now >= channel.report_us and channel.window.next - channel.reported >= REPORT_RECORDS:
-                self._report_loss(channel, now)
+            if now >= channel.report_us:
+                fresh = channel.window.next - channel.reported
+                if fresh >= REPORT_RECORDS or (
+                    fresh >= REPORT_FEW and now >= channel.report_us + REPORT_SLOWLY_US
+                ):
+                    self._report_loss(channel, now)
         self._heard.clear()
         if self.sender.waiting:
             self.sender.flush()

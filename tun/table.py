@@ -14,6 +14,7 @@ from crypto.errors import LaneExhausted
 from crypto.session import LANES, Session, SessionKeys
 from tun.addresses import target
 from tun.flow import Channel, Flow
+from tun.loss import LossMeter, Outlook
 from tun.names4 import DEFAULT_POOL, Pool, Translator
 from tun.packet import IPV6_HEADER, AllowedIPs
 from tun.seam import Aim, Down, PeerGone, PeerIs, Serves, SessionClosed, SessionOpened
@@ -42,6 +43,7 @@ class Table:
         self.lane = lane
         self._ipv4 = ipv4
         self.receives = [number > 0 and (number - lane) % queues == 0 for number in range(LANES)]
+        self._outlook = Outlook()
         self.flows: dict[bytes, Flow] = {}
         self.by_address6: dict[bytes, Flow] = {}
         self.channels: dict[bytes, Channel] = {}  # by receiver index ‖ session zeqond
@@ -146,7 +148,7 @@ class Table:
     def _flow(self, machine_id: bytes) -> Flow:
         flow = self.flows.get(machine_id)
         if flow is None:
-            flow = self.flows[machine_id] = Flow(machine_id)
+            flow = self.flows[machine_id] = Flow(machine_id, meter=LossMeter(self._outlook))
         return flow
 
     def _rename(self) -> None:
