@@ -21,7 +21,7 @@ REMOTE = 0x1122_3340
 EVERYTHING = ["0.0.0.0/0", "::/0"]
 MACHINE = b"m" * 16
 HOME = ("fd00::1", 4000, 0, 0)
-MAX_AT_ONCE = 7  # datagrams; the kernel takes as many as it likes
+MAX_AT_ONCE = 7  # datagrams of a call, fewer than are asked for: the kernel takes as many as it likes
 UDP_SEGMENT, UDP_GRO, SOL_UDP = 103, 104, 17
 
 
@@ -47,6 +47,8 @@ class FakeTun:
 class FakeUdp:
     """A kernel: a train that is sent with UDP_SEGMENT falls into datagrams; one received is whole."""
 
+    at_once = MAX_AT_ONCE
+
     def __init__(self) -> None:
         self.sent: list[bytes] = []
         self.waiting: deque[tuple[Sequence[bytes], bool]] = deque()
@@ -69,14 +71,14 @@ class FakeUdp:
         return len(train)
 
     def send_many(self, train: bytes | memoryview, size: int, to: Any) -> int:
-        self.sent += [bytes(train[at : at + size]) for at in range(0, len(train), size)][:MAX_AT_ONCE]
-        return min(MAX_AT_ONCE, -(-len(train) // size))
+        self.sent += [bytes(train[at : at + size]) for at in range(0, len(train), size)][: self.at_once]
+        return min(self.at_once, -(-len(train) // size))
 
     def receive_more(
         self, into: bytearray, at: int, size: int, count: int, source: Any
     ) -> tuple[int, list[tuple[bytes, int, Any]], bool]:
         others: list[tuple[bytes, int, Any]] = []
-        for _ in range(min(count, MAX_AT_ONCE)):
+        for _ in range(min(count, self.at_once)):
             if not self.waiting:
                 return at, others, False
             train, gro = self.waiting.popleft()

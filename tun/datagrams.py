@@ -2,11 +2,15 @@
 
 A train is datagrams of one size behind each other, only the last shorter. Without UDP_SEGMENT and UDP_GRO,
 sendmmsg and recvmmsg save the way through Python for each of them: a slice, an address as text, a call.
+
+The kernel is given addresses of memory (`_address`). Whoever takes one keeps its buffer as long as what the
+address is written in, and through a memoryview: a bytearray that has one cannot be resized, and so not moved.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import socket
@@ -24,10 +28,10 @@ Train: TypeAlias = tuple[bytes, int, Source]
 """Datagrams, the size of each, where from."""
 
 CONTROL_BYTES: Final = socket.CMSG_SPACE(4)
-MAX_VECTORS: Final = 24
-SEND_BYTES: Final = 1 << 17
+MAX_VECTORS: Final = 24  # sizes of datagrams for which headers are kept, each way
+SEND_BYTES: Final = 1 << 17  # of one call; a train has up to 70,000
 
-# struct mmsghdr: name, its length; pieces, how many; control, its length; flags; bytes received
+# struct mmsghdr of glibc: name, its length; pieces, how many; control, its length; flags; bytes received
 _HEADER: Final = struct.Struct("@PIPLPLi0PI0P")
 _PIECE: Final = struct.Struct("@PL")  # struct iovec
 _CONTROL_WORD: Final = struct.calcsize("@PIPLP") // struct.calcsize("@L")
@@ -39,20 +43,26 @@ _IPV6: Final = struct.Struct("=H2s4s16sI")  # struct sockaddr_in6
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.sendmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
 _libc.recvmmsg.argtypes = (*_libc.sendmmsg.argtypes, ctypes.c_void_p)
+_LACKING: Final = frozenset({errno.ENOSYS, errno.EPERM})  # no such call; a sandbox that refuses it
 
 
 class Datagrams:
-    """`udp` is non-blocking. What Python can do as well, it does: one datagram, one train."""
+    """`udp` is non-blocking. What Python can do as well, it does: one datagram, one train.
+
+    `many`: the system has both calls; without them a train leaves and comes one datagram at a time."""
 
     def __init__(self, udp: socket.socket) -> None:
         self.sendto, self.sendmsg, self.recvmsg_into = udp.sendto, udp.sendmsg, udp.recvmsg_into
-        self.fileno = udp.fileno
+        self.many = _has_calls(udp.fileno())
         self._outbox = _Outbox(udp)
         self._inbox: _Inbox | None = None
         self._udp = udp
 
     def send_many(self, train: bytes | memoryview, size: int, to: Target) -> int:
         """The first datagrams of a train; how many the kernel took. Raises OSError about the very first."""
+        if not self.many or "%" in to[0]:  # a link by its name: which one that is, Python asks each time
+            self.sendto(train[:size], to)
+            return 1
         return self._outbox.send(train, size, to)
 
     def receive_more(
@@ -61,6 +71,8 @@ class Datagrams:
         """Go on with the train of this size and source that ends at byte `at`: up to `count` datagrams.
 
         Gives the train's new end, what came behind it and is not part of it, and whether more may wait."""
+        if not self.many:
+            return at, [], True
         if self._inbox is None or self._inbox.into is not into:
             self._inbox = _Inbox(self._udp, into)
         return self._inbox.receive(at, size, count, source)
@@ -71,10 +83,10 @@ class _Outbox:
 
     def __init__(self, udp: socket.socket) -> None:
         self._fd, self._family = udp.fileno(), udp.family
-        self._text = bytearray(SEND_BYTES)
-        self._name = bytearray(len(_sockaddr(self._family, _nowhere(self._family))))
+        self._text = memoryview(bytearray(SEND_BYTES))
+        self._name = memoryview(bytearray(_name_bytes(self._family)))
         self._to: Target | None = None
-        self._vectors: dict[int, tuple[int, int, memoryview, bytearray]] = {}
+        self._vectors: dict[int, tuple[int, int, memoryview, memoryview]] = {}
 
     def send(self, train: bytes | memoryview, size: int, to: Target) -> int:
         if to is not self._to:
@@ -91,11 +103,11 @@ class _Outbox:
             raise _error()
         return sent
 
-    def _vector(self, size: int) -> tuple[int, int, memoryview, bytearray]:
+    def _vector(self, size: int) -> tuple[int, int, memoryview, memoryview]:
         """(datagrams, address of the headers, lengths of the pieces, what must stay); kept by size."""
         most = min(MAX_SEGMENTS, SEND_BYTES // size)
-        pieces = bytearray(_PIECE.size * most)
-        headers = bytearray(_HEADER.size * most)
+        pieces = memoryview(bytearray(_PIECE.size * most))
+        headers = memoryview(bytearray(_HEADER.size * most))
         text, piece, name = _address(self._text), _address(pieces), _address(self._name)
         for i in range(most):
             _PIECE.pack_into(pieces, i * _PIECE.size, text + i * size, size)
@@ -103,7 +115,7 @@ class _Outbox:
             _HEADER.pack_into(headers, i * _HEADER.size, name, len(self._name), at, 1, 0, 0, 0, 0)
         if len(self._vectors) >= MAX_VECTORS:
             self._vectors.clear()
-        lengths = memoryview(pieces).cast("L")[1::2]
+        lengths = pieces.cast("L")[1::2]
         self._vectors[size] = made = (most, _address(headers), lengths, headers)
         return made
 
@@ -112,12 +124,12 @@ class _Slots:
     """Headers for datagrams of one size, each to its place in the train; longer ones go on in `over`."""
 
     def __init__(
-        self, size: int, into: bytearray, names: bytearray, controls: bytearray, over: mmap.mmap
+        self, size: int, into: memoryview, names: memoryview, controls: memoryview, over: mmap.mmap
     ) -> None:
         self.most = most = min(MAX_SEGMENTS, len(into) // size)
         self.sizes = [size] * most
-        self._pieces = pieces = bytearray(2 * _PIECE.size * most)
-        self._headers = headers = bytearray(_HEADER.size * most)
+        self._pieces = pieces = memoryview(bytearray(2 * _PIECE.size * most))
+        headers = memoryview(bytearray(_HEADER.size * most))
         self.address = _address(headers)
         place, piece, beyond = _address(into), _address(pieces), _address(over)
         name, control, name_bytes = _address(names), _address(controls), len(names) // MAX_SEGMENTS
@@ -127,18 +139,18 @@ class _Slots:
             _PIECE.pack_into(pieces, at + _PIECE.size, beyond + i * RECEIVE_BYTES, RECEIVE_BYTES - size)
             told = (name + i * name_bytes, name_bytes, piece + at, 2, control + i * CONTROL_BYTES, 0, 0, 0)
             _HEADER.pack_into(headers, i * _HEADER.size, *told)
-        self.lengths = memoryview(headers).cast("I")[_LENGTH_WORD :: _HEADER.size // struct.calcsize("@I")]
-        self.controls = memoryview(headers).cast("L")[_CONTROL_WORD :: _HEADER.size // struct.calcsize("@L")]
+        self.lengths = headers.cast("I")[_LENGTH_WORD :: _HEADER.size // struct.calcsize("@I")]
+        self.controls = headers.cast("L")[_CONTROL_WORD :: _HEADER.size // struct.calcsize("@L")]
 
 
 class _Inbox:
     """Receives behind the beginning of a train that stands in `into`."""
 
     def __init__(self, udp: socket.socket, into: bytearray) -> None:
-        self.udp, self.into = udp, into
-        self._name_bytes = len(_sockaddr(udp.family, _nowhere(udp.family)))
-        self._names = bytearray(self._name_bytes * MAX_SEGMENTS)
-        self._controls = bytearray(CONTROL_BYTES * MAX_SEGMENTS)
+        self.udp, self.into, self._into = udp, into, memoryview(into)
+        self._name_bytes = _name_bytes(udp.family)
+        self._names = memoryview(bytearray(self._name_bytes * MAX_SEGMENTS))
+        self._controls = memoryview(bytearray(CONTROL_BYTES * MAX_SEGMENTS))
         self._over = mmap.mmap(-1, RECEIVE_BYTES * MAX_SEGMENTS)  # costs no memory until it is written to
         self._room = memoryview(struct.pack("@L", CONTROL_BYTES) * MAX_SEGMENTS).cast("L")
         self._slots: dict[int, _Slots] = {}
@@ -148,7 +160,7 @@ class _Inbox:
         if slots is None:
             if len(self._slots) >= MAX_VECTORS:
                 self._slots.clear()
-            slots = self._slots[size] = _Slots(size, self.into, self._names, self._controls, self._over)
+            slots = self._slots[size] = _Slots(size, self._into, self._names, self._controls, self._over)
         first = at // size
         count = min(count, slots.most - first)
         if count <= 0:
@@ -186,7 +198,7 @@ class _Inbox:
                 joins = length == size
                 continue
             at, over = place * size, place * RECEIVE_BYTES
-            datagrams = bytes(self.into[at : at + min(size, length)])
+            datagrams = bytes(self._into[at : at + min(size, length)])
             datagrams += self._over[over : over + max(0, length - size)]
             others.append((datagrams, self._size(place) if control else length, where))
         return end, others
@@ -197,7 +209,14 @@ class _Inbox:
         return int.from_bytes(self._controls[at : at + 4], sys.byteorder)
 
 
-def _address(buffer: bytearray | mmap.mmap) -> int:
+def _has_calls(fd: int) -> bool:
+    """Asked for nothing, both do nothing where they are there."""
+    if _libc.sendmmsg(fd, None, 0, 0) < 0 and ctypes.get_errno() in _LACKING:
+        return False
+    return _libc.recvmmsg(fd, None, 0, 0, None) >= 0 or ctypes.get_errno() not in _LACKING
+
+
+def _address(buffer: memoryview | mmap.mmap) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
 
 
@@ -206,19 +225,18 @@ def _error() -> OSError:
     return OSError(number, os.strerror(number))
 
 
-def _nowhere(family: int) -> Target:
-    return ("::", 0) if family == socket.AF_INET6 else ("0.0.0.0", 0)  # noqa: S104 - only its length counts
+def _name_bytes(family: int) -> int:
+    return (_IPV6 if family == socket.AF_INET6 else _IPV4).size
 
 
 @lru_cache(maxsize=1024)
 def _sockaddr(family: int, where: Target) -> bytes:
-    """As the kernel writes it. Raises OSError where a link is named that is not there."""
-    host, _, link = where[0].partition("%")
-    port = where[1].to_bytes(2, "big")
+    """As the kernel writes it. Raises OSError about what is no address of that family."""
+    port, ip = where[1].to_bytes(2, "big"), socket.inet_pton(family, where[0])
     if family == socket.AF_INET:
-        return _IPV4.pack(family, port, socket.inet_pton(family, host))
-    flow, scope = where[2:] if len(where) == 4 else (0, socket.if_nametoindex(link) if link else 0)
-    return _IPV6.pack(family, port, flow.to_bytes(4, "big"), socket.inet_pton(family, host), scope)
+        return _IPV4.pack(family, port, ip)
+    flow, scope = where[2:] if len(where) == 4 else (0, 0)
+    return _IPV6.pack(family, port, flow.to_bytes(4, "big"), ip, scope)
 
 
 @lru_cache(maxsize=1024)

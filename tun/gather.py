@@ -57,7 +57,8 @@ class Gather:
         than the sender more than all else."""
         raw, aside = self._plane.raw, self._aside
         span = raw[0] == SPAN
-        limit = min(MAX_SEGMENTS, raw[2] - raw[1] if span else MAX_SEGMENTS) * size
+        most = min(MAX_SEGMENTS, len(raw) // size)
+        limit = (min(most, raw[2] - raw[1]) if span else most) * size
         while aside and length < limit and not length % size:
             datagrams, each, where = aside[0]
             if len(datagrams) > size or each != len(datagrams) or where != source:

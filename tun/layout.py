@@ -2,7 +2,7 @@
 
 input    what the TUN gives: virtio_net_hdr ‖ packet at ORIGIN, the six bytes of a record's prefix before it,
          so that plaintext begins at TEXT with nothing copied
-received one train as UDP_GRO gives it: datagrams of one size behind each other, only the last one shorter
+received one train, joined by UDP_GRO or here: datagrams of one size behind each other, only the last shorter
 opened   plaintext of a record at ORIGIN, virtio_net_hdr ‖ packet six bytes later
 """
 
@@ -19,8 +19,10 @@ INNER = ORIGIN + HINT_BYTES  # of the opened
 READ_BYTES = 65_546  # a super-packet and its virtio_net_hdr
 RECEIVE_BYTES = 65_536
 BUFFER_BYTES = ORIGIN + 2 * READ_BYTES
-RECEIVED_BYTES = 2 * RECEIVE_BYTES  # views of a last datagram may pass what can be received
-MAX_PARTS = 128
+RECEIVED_BYTES = (
+    2 * RECEIVE_BYTES
+)  # a train that is put together here may be longer than one that is received
+MAX_PARTS = 128  # datagrams of a train: UDP_MAX_SEGMENTS since Linux 6.9
 MAX_HEADERS = 16  # lengths of headers for which views are kept
 
 PLACES = bytes(range(256))
@@ -32,7 +34,7 @@ class TrainLayout:
     """Views of a received train whose datagrams have `size` bytes."""
 
     def __init__(self, received: memoryview, opened: memoryview, size: int) -> None:
-        count = min(MAX_PARTS, RECEIVE_BYTES // size + 1)  # the last one may be shorter
+        self.count = count = min(MAX_PARTS, len(received) // size)
         self.size = size
         self.ciphertexts = [received[at + HEAD_BYTES : at + size] for at in range(0, count * size, size)]
         self._nonces = [received[at + 4 : at + HEAD_BYTES] for at in range(0, count * size, size)][::-1]
@@ -51,7 +53,7 @@ class TrainLayout:
     def backwards(
         self, first: int, count: int, headers: int
     ) -> tuple[list[memoryview], list[memoryview], list[memoryview]]:
-        """(nonces, ciphertexts, places) of datagrams first + count − 1 … first.
+        """(nonces, ciphertexts, places) of datagrams first + count − 1 … first, all below `self.count`.
 
         Each plaintext is laid so that its prefix and headers are overwritten by the payload of the datagram
         before it, which is decrypted next: payloads end up behind each other with nothing copied."""

@@ -1,13 +1,13 @@
 """Spans or segments: decided for each peer by the loss that it reports, authenticated, about what we send.
 
 One lost datagram costs a whole span but only one segment, so spans are worth it while nearly nothing is lost.
-The choice starts with segments, and needs reports of hundreds of datagrams without loss before it takes
-spans; a peer that reports nothing keeps getting segments. A peer that lies changes only what it gets itself.
+As a rule the choice starts with segments, and needs reports of hundreds of datagrams without loss before it
+takes spans; a peer that reports nothing keeps getting segments. A peer that lies changes only what it gets.
 
 Loss is counted over the last 65,536 datagrams or so, each report weighing as much as it tells of.
 
 Where many peers come and go, each of them would begin with segments again. So while the last eight that told
-enough all get spans, a new one gets them as well, until its own first report or for some thousand datagrams.
+enough all get spans, a new one gets them as well: until its own first report, or for HOPE datagrams in all.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SEGMENTS_ABOVE = 6e-4
 FEW = 3  # so many lost in all are no reason to change
 MARKS = 8_192
 WITNESSES = 8  # peers
-HOPE = 4_096  # datagrams without a word about them
+HOPE = 4_096  # datagrams to one peer, without a word from it about any
 
 
 class Outlook:
@@ -62,7 +62,7 @@ class LossMeter:
     def __init__(self, outlook: Outlook | None = None) -> None:
         self.span = False
         self._outlook = outlook or Outlook()
-        self._hope = 0  # datagrams that may still go as spans though nothing was reported
+        self._hope = HOPE  # datagrams that may still go as spans though nothing was reported
         self.epoch = -1
         self._lost = self._sent = 0.0
         self._restart()
@@ -80,14 +80,13 @@ class LossMeter:
             self.epoch = epoch
             self._restart()
             if not self.told:
-                self.span = self._outlook.span
-                self._hope = HOPE if self.span else 0
+                self.span = self._hope > 0 and self._outlook.span
 
     def sent(self, next_sequence: int, datagrams: int) -> None:
         """A train is out; `next_sequence` is that of the next record."""
         self._total += datagrams
-        if self._hope:
-            self._hope = max(0, self._hope - datagrams)
+        if self.span and not self._sent:
+            self._hope -= datagrams
             self.span = self._hope > 0
         self._marks.append((next_sequence, self._total))
 
@@ -105,7 +104,6 @@ class LossMeter:
         keep = max(0.0, 1 - datagrams / MEMORY)
         self._lost = self._lost * keep + max(0, records - arrived)
         self._sent = self._sent * keep + datagrams
-        self._hope = 0
         if self.span:
             self.span = self._lost < FEW or self.loss < SEGMENTS_ABOVE
         else:

@@ -173,7 +173,7 @@ class Segments:
         The hints only cut the run; what it is stands in the authenticated prefix, and must fit."""
         plane, received, size = self._plane, self._plane.received, layout.size
         window = channel.window
-        if count == 1 or first < window.next:
+        if count == 1 or first < window.next or start + count > layout.count:
             plane.each(start * size, end, size, source)
             return
         last = (start + count - 1) * size

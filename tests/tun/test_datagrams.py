@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import platform
 import select
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -162,9 +164,58 @@ def test_addresses_as_recvmsg_gives_them(where: tuple[str, int, int, int]) -> No
     assert _source(_sockaddr(socket.AF_INET6, where)) == where
 
 
-def test_addresses_that_we_are_told_of() -> None:
-    loopback = socket.if_nametoindex("lo")
-    named, numbered = ("fe80::1%lo", 4000), ("fe80::1", 4000, 0, loopback)
-    assert _sockaddr(socket.AF_INET6, named) == _sockaddr(socket.AF_INET6, numbered)
-    with pytest.raises(OSError, match="no interface"):
-        _sockaddr(socket.AF_INET6, ("fe80::1%nothing", 4000))
+def test_addresses_without_flow_and_link() -> None:
+    assert _sockaddr(socket.AF_INET6, ("2001:db8::7", 4000)) == _sockaddr(
+        socket.AF_INET6, ("2001:db8::7", 4000, 0, 0)
+    )
+    assert _source(_sockaddr(socket.AF_INET, ("192.0.2.1", 4000))) == ("192.0.2.1", 4000)
+
+
+def test_a_link_that_is_named_is_looked_up_each_time() -> None:
+    """One of that name may come again under another number."""
+    with open_socket("::", 0) as far:
+        sender, train = Datagrams(far), b"".join(datagrams(3))
+        assert sender.send_many(train, SIZE, ("fe80::1%lo", 4000)) == 1
+        with pytest.raises(socket.gaierror):
+            sender.send_many(train, SIZE, ("fe80::1%nothing", 4000))
+
+
+# ---------------------------------------------------------------------- a system without these calls
+
+FORBIDDEN = """
+import ctypes, errno, socket, struct, sys
+from tun.datagrams import Datagrams
+from tun.sockets import open_socket
+
+REFUSED = {"x86_64": (299, 307), "aarch64": (243, 269)}[sys.argv[1]]  # recvmmsg, sendmmsg
+PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, MODE_FILTER = 22, 38, 2
+LOAD, JUMP_EQUAL, RETURN, ALLOW, ERRNO = 0x20, 0x15, 0x06, 0x7FFF0000, 0x00050000
+lines = [(LOAD, 0, 0, 0), *((JUMP_EQUAL, 2 - i, 0, number) for i, number in enumerate(REFUSED)),
+    (RETURN, 0, 0, ALLOW), (RETURN, 0, 0, ERRNO | int(sys.argv[2]))]
+memory = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in lines))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+program = struct.pack("@HP", len(lines), ctypes.addressof(memory))
+if libc.prctl(PR_SET_SECCOMP, MODE_FILTER, program, 0, 0):
+    sys.exit(77)
+
+with open_socket("127.0.0.1", 0) as near, open_socket("127.0.0.1", 0) as far:
+    sender, receiver = Datagrams(far), Datagrams(near)
+    assert not sender.many
+    train, at = bytes(range(250)) * 10, 0
+    while at < len(train):
+        at += 1000 * sender.send_many(train[at:], 1000, near.getsockname())
+    assert b"".join(near.recv(2000) for _ in range(3)) == train
+    sender.send_many(train, 1000, near.getsockname())
+    assert receiver.receive_more(bytearray(1 << 17), 1000, 1000, 60, far.getsockname()) == (1000, [], True)
+    assert near.recv(2000) == train[:1000]
+"""
+
+
+@pytest.mark.parametrize("error", [errno.ENOSYS, errno.EPERM])
+def test_a_system_without_these_calls(error: int) -> None:
+    argv = [sys.executable, "-W", "error", "-c", FORBIDDEN, platform.machine(), str(error)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=SECONDS, check=False)
+    if done.returncode == 77:
+        pytest.skip("this system lets no program confine itself with seccomp")
+    assert (done.returncode, done.stderr) == (0, "")

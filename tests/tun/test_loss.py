@@ -164,6 +164,8 @@ def test_hope_ends_where_nothing_is_told() -> None:
         sent += TRAIN
         meter.sent(sent // TRAIN, TRAIN)
     assert HOPE <= sent < HOPE + TRAIN
+    meter.enter(1)
+    assert not meter.span, "another epoch is no reason for more"
 
 
 def test_a_peer_that_has_told_keeps_what_is_known_of_it() -> None:
