@@ -195,6 +195,24 @@ def test_both_sides_lack_all(tmp_path: Path) -> None:
         all_comes_right(*pair.nodes, times(5 * MEGABYTE))
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("link", "payload", "share"),
+    [
+        pytest.param("", 0, 0.99, id="clean"),
+        pytest.param("mtu = 9000", 8900, 0.99, id="jumbo"),
+        pytest.param("loss = 0.003\nduplicate = 0.003\ndelay_ms = 1.0\nreorder = 0.01", 0, 0.0, id="faulty"),
+    ],
+)
+def test_trains_that_no_kernel_cuts_or_joins(
+    mode: str, link: str, payload: int, share: float, tmp_path: Path
+) -> None:
+    """Super-packets still, in datagrams that leave and come many with one call (tun/datagrams.py)."""
+    sections = engine(mode=mode, largest_payload=payload, without=["udp_segment", "udp_gro"])
+    with tunnel(tmp_path, f"{DUAL}{link}", sections) as pair:
+        all_comes_right(*pair.nodes, times(5 * MEGABYTE if share else MEGABYTE), rounds=3, share=share)
+
+
 # ---------------------------------------------------------------------- changes in mid-transfer
 
 

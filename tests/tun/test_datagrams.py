@@ -157,6 +157,22 @@ def test_a_train_that_gro_joined_says_its_size(wire: Wire) -> None:
     assert (end, others) == (SIZE, [(train, SIZE, source)] * 2)
 
 
+def test_an_icmp_error_costs_one_datagram_and_one_look() -> None:
+    with open_socket("127.0.0.1", 0) as near, open_socket("127.0.0.1", 0) as far:
+        near.connect(far.getsockname())
+        both, train, into = Datagrams(near), b"".join(datagrams(3)), bytearray(RECEIVED_BYTES)
+        source, to = near.getsockname(), far.getsockname()
+        far.close()
+        assert near.send(b"to nobody") == 9  # on loopback the answer is there at once
+        with pytest.raises(ConnectionRefusedError):
+            both.send_many(train, SIZE, to)
+        assert both.send_many(train[:SIZE], SIZE, to) == 1
+        assert both.receive_more(into, SIZE, SIZE, 60, to) == (SIZE, [], False)
+        with open_socket("127.0.0.1", to[1]) as again:
+            again.sendto(train[:SIZE], source)
+            assert both.receive_more(into, SIZE, SIZE, 60, to) == (2 * SIZE, [], False)
+
+
 @pytest.mark.parametrize(
     "where", [("fe80::1", 4000, 0, 3), ("2001:db8::7", 65_535, 0xABCDE, 0), ("::ffff:192.0.2.1", 1, 0, 0)]
 )

@@ -106,6 +106,50 @@ def test_a_full_socket_drops_what_goes_singly_and_is_not_asked_again(error: int)
     assert side.plane.counters == {"datagram dropped, socket full": DATAGRAMS}
 
 
+class Halting(FakeUdp):
+    """Takes some datagrams of a train, then fails once, then takes the rest."""
+
+    def __init__(self, taken: int, error: int) -> None:
+        super().__init__()
+        self.at_once, self.error = taken, error
+        self.calls = 0
+
+    def send_many(self, train: bytes | memoryview, size: int, to: Any) -> int:
+        self.calls += 1
+        if self.calls == 2:
+            raise OSError(self.error, os.strerror(self.error))
+        return super().send_many(train, size, to)
+
+
+def halting(taken: int, error: int) -> tuple[list[bytes], list[bytes], Side]:
+    """All datagrams of a train, those that such a socket sent, and who sent them."""
+    found: list[Side] = []
+    for udp in (FakeUdp(), Halting(taken, error)):
+        side = Side("segments")
+        side.use(udp)
+        side.plane.sender._trains = False
+        side.session(True, REMOTE)
+        side.seal([SUPER], 0, ROOM)
+        found.append(side)
+    whole, halted = found
+    assert len(whole.udp.sent) == DATAGRAMS
+    return whole.udp.sent, halted.udp.sent, halted
+
+
+@pytest.mark.parametrize("taken", [1, 3, 8])
+def test_a_datagram_that_is_refused_costs_itself(taken: int) -> None:
+    whole, sent, side = halting(taken, errno.EPERM)
+    assert sent == whole[:taken] + whole[taken + 1 :]
+    assert side.plane.counters == {"datagram not sent: EPERM": 1}
+
+
+@pytest.mark.parametrize("taken", [1, 3, 8])
+def test_what_a_socket_that_is_full_did_not_take_is_counted(taken: int) -> None:
+    whole, sent, side = halting(taken, errno.EAGAIN)
+    assert sent == whole[:taken]
+    assert side.plane.counters == {"datagram dropped, socket full": DATAGRAMS - taken}
+
+
 # ---------------------------------------------------------------------- the TUN
 
 
