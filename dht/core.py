@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from dht.endpoints import Endpoint
 
@@ -11,11 +11,14 @@ _T = TypeVar("_T")
 
 
 class Core(Protocol):
-    """Times: microseconds, monotonic and Unix. `outgoing` is emptied by whoever sends."""
+    """Times: microseconds, monotonic and Unix. `outgoing` and `events` are emptied outside, and stay
+    the same lists."""
 
     outgoing: list[tuple[bytes, Endpoint]]
+    events: list[Any]
     counters: Counter[str]
 
+    def receive(self, datagram: bytes, source: Endpoint, now_us: int, unix_us: int) -> None: ...
     def tick(self, now_us: int, unix_us: int) -> None: ...
     def deadline_us(self) -> int: ...
 

@@ -23,7 +23,7 @@ from crypto.identity import KeyBundle
 from dht import endpoints, glance
 from dht.calls import Called, Calls, HomesChanged, Machine, Recipient, Sent
 from dht.core import Core, taken
-from dht.endpoints import Endpoint
+from dht.endpoints import IPV4_BYTES, IPV6_BYTES, Endpoint
 from dht.finding import Answered, Finder
 from dht.gossip import Gossip
 from dht.locations import listed_secret
@@ -53,7 +53,8 @@ _unpack = msgspec.msgpack.Decoder(tuple[int, list[bytes], bytes, int]).decode
 class Discovery:
     """`lookup_secret`: 16 bytes that only invited machines know. `lodging`: 32 secret bytes, the same over
     restarts. `public`: serve others, or not, or None to find out. `homes`: with how many to lodge,
-    0 to 3, while others cannot call us. Times: microseconds, monotonic and Unix."""
+    0 to 3, while others cannot call us. `records`: one that others read with too. Times: microseconds,
+    monotonic and Unix."""
 
     def __init__(
         self,
@@ -69,6 +70,7 @@ class Discovery:
         signatures: Signatures | None = None,
         signer_of: Callable[[bytes], Signer] = SeedSigner,
         work: tuple[int, int] = (12, 14),
+        records: Records | None = None,
     ) -> None:
         self.outgoing: list[tuple[bytes, Endpoint]] = []
         self.events: list[Event] = []
@@ -77,10 +79,10 @@ class Discovery:
         self._machine = machine
         self._machine_id = machine.bundle.machine_id
         self._secret = lookup_secret
-        records = Records(signatures)
+        records = records or Records(signatures)
         self._storages = tuple(Storage(records, entropy) for _ in families)
         self.overlays = tuple(
-            Overlay(family, entropy(24), entropy, now_us, storage, serving=public is not False)
+            Overlay(family, entropy(24), entropy, now_us, storage, self.outgoing, serving=public is not False)
             for family, storage in zip(families, self._storages, strict=True)
         )
         self._standings = Standings(self.overlays, public, now_us)
@@ -93,6 +95,11 @@ class Discovery:
         )
         self.calls.serve(public is not False)
         self._cores: tuple[Core, ...] = (*self.overlays, self.gossip, self.calls)
+        self.gossip.outgoing = self.calls.outgoing = self.outgoing  # the overlays have it already
+        kinds = [(DHT, overlay.endpoint_bytes) for overlay in self.overlays]
+        self._whose = {kind: number for number, kind in enumerate(kinds)}
+        for size in (IPV4_BYTES, IPV6_BYTES):
+            self._whose |= {(GOSSIP, size): len(kinds), (CALLS, size): len(kinds) + 1}
         self.tags = Tags(self.calls, self._to_mesh, machine.signer.public)
         self.offers = Market(records, entropy)
         self.presence = Presence(
@@ -109,11 +116,13 @@ class Discovery:
         self._handle = 0
         self._calling: dict[int, int] = {}  # handle of a call -> ours
         self._swept_us = now_us
+        self._dues: list[int] = []  # of each core, and of ourselves; empty: to be asked for anew
 
     # ------------------------------------------------------------------ ourselves
 
     def bootstrap(self, known: Sequence[Endpoint], now_us: int) -> None:
         """Other nodes may be there."""
+        self._dues = []
         for overlay in self.overlays:
             overlay.bootstrap(known, now_us)
 
@@ -192,18 +201,16 @@ class Discovery:
         return notified
 
     def receive(self, datagram: bytes, source: Endpoint, now_us: int, unix_us: int) -> None:
-        kind = datagram[0] if datagram else 0
-        if kind == DHT:
-            for overlay in self.overlays:
-                if overlay.endpoint_bytes == len(source):
-                    overlay.receive(datagram, source, now_us, unix_us)
-        elif kind == GOSSIP:
-            self.gossip.receive(datagram, source, now_us, unix_us)
-        elif kind == CALLS:
-            self.calls.receive(datagram, source, now_us, unix_us)
-        else:
+        number = self._whose.get((datagram[0], len(source))) if datagram else None
+        if number is None:
             self.counters["datagram of no protocol of ours"] += 1
-        self._collect(now_us, unix_us)
+            return
+        core = self._cores[number]
+        core.receive(datagram, source, now_us, unix_us)
+        if core.events:
+            self._collect(now_us, unix_us)
+        elif self._dues:
+            self._dues[number] = core.deadline_us()
 
     def tick(self, now_us: int, unix_us: int) -> None:
         for core in self._cores:
@@ -217,8 +224,10 @@ class Discovery:
         self._collect(now_us, unix_us)
 
     def deadline_us(self) -> int:
-        due_us = min(core.deadline_us() for core in self._cores)
-        return min(due_us, self._standings.due_us, self.presence.announcer.due_us, self._swept_us + SWEEP_US)
+        if not self._dues:
+            own = (self._standings.due_us, self.presence.announcer.due_us, self._swept_us + SWEEP_US)
+            self._dues = [*(core.deadline_us() for core in self._cores), *own]
+        return min(self._dues)
 
     def _sweep(self, now_us: int, unix: int) -> None:
         self.offers.expire(unix)
@@ -228,27 +237,20 @@ class Discovery:
 
     def _collect(self, now_us: int, unix_us: int) -> None:
         """Again until nobody has anything left to say: one's event may be another's datagram."""
-        busy = True
-        while busy:
-            busy = False
+        self._dues = []
+        while any(core.events for core in self._cores):
             for overlay in self.overlays:
                 for outcome in taken(overlay.events):
-                    busy = True
                     self._on_outcome(overlay, outcome, now_us, unix_us)
             for bulletin in taken(self.gossip.events):
-                busy = True
                 if bulletin.topic == OFFER_TOPIC:
                     self.offers.learn(bulletin.body, unix_us // 1_000_000)
                 else:
                     self.tags.heard(bulletin.topic, bulletin.author, bulletin.body, bulletin.zeqond)
             for event in taken(self.calls.events):
-                busy = True
                 self._on_call(event, now_us)
         told = taken(self.tags.events)
         self.events += told
-        for core in self._cores:
-            if core.outgoing:
-                self.outgoing += taken(core.outgoing)
 
     def _on_outcome(self, overlay: Overlay, outcome: Any, now_us: int, unix_us: int) -> None:
         standing = self._standings.of(overlay)
@@ -317,6 +319,7 @@ class Discovery:
 
     def load(self, data: bytes, now_us: int) -> None:
         """Raises ValueError for what `save` did not give."""
+        self._dues = []
         version, tables, events, sequence = _unpack(data)
         if version != 1:
             raise ValueError(f"version {version} is not known")
@@ -328,8 +331,6 @@ class Discovery:
 
     def status(self, now_us: int) -> dict[str, Any]:
         """What `zeqnode status` and `zeqnode peers` show; times in seconds."""
-        kept = (*(storage.counters for storage in self._storages), self.offers.counters)
-        counters = sum((*(core.counters for core in self._cores), *kept), start=self.counters)
         return {
             "families": list(map(glance.family, self.overlays)),
             "links": [glance.link(link, now_us) for link in self.gossip.links],
@@ -337,5 +338,5 @@ class Discovery:
             "lodgers": self.calls.lodgers,
             "records": sum(len(storage) for storage in self._storages),
             "offers": len(self.offers),
-            "counters": dict(sorted(counters.items())),
+            "counters": glance.counted(self, *self._cores, *self._storages, self.offers),
         }

@@ -29,10 +29,13 @@ Handles: TypeAlias = Callable[[], int]
 
 @dataclass(frozen=True, slots=True)
 class MachineFound:
-    """`location`: the newest that the machine has signed, or None."""
+    """`location`: the newest that the machine has signed, or None. `hops`: how deep it lay. `messages`: all
+    datagrams of the lookups."""
 
     handle: int
     location: Location | None
+    hops: int = 0
+    messages: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,8 @@ class _Search:
     opens: Callable[[list[bytes], int], bool]
     ends: Callable[[int, int], None]
     gets: dict[tuple[int, int], Overlay] = field(default_factory=dict)
+    hops: int = 0
+    messages: dict[tuple[int, int], int] = field(default_factory=dict)  # of each get, as far as it has told
 
 
 class Finder:
@@ -103,9 +108,12 @@ class Finder:
             return best is not None
 
         found_now: list[Location] = []
-        search = _Search(
-            opens, lambda _now, _unix: self._events(MachineFound(handle, found_now[0] if found_now else None))
-        )
+
+        def ends(_now: int, _at: int) -> None:
+            location = found_now[0] if found_now else None
+            self._events(MachineFound(handle, location, search.hops, sum(search.messages.values())))
+
+        search = _Search(opens, ends)
         self._start(search, [locator.key for locator in locators], now_us)
 
     def _bundle(self, handle: int, machine_id: bytes, secret: bytes, now_us: int, unix: int) -> None:
@@ -157,6 +165,8 @@ class Finder:
         search = self._searches.get((id(overlay), outcome.handle))
         if search is None:
             return
+        search.hops = outcome.hops
+        search.messages[id(overlay), outcome.handle] = outcome.messages
         if outcome.records and search.opens(outcome.records, unix):
             self._end(search, now_us, unix)
         elif outcome.final:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from typing import Any, Protocol
 
 from dht import endpoints
 from dht.endpoints import IPV4_BYTES
@@ -26,3 +27,16 @@ def link(link: LinkState, now_us: int) -> dict[str, Any]:
         "eager": link.eager,
         "score": link.score,
     }
+
+
+class Counting(Protocol):
+    @property
+    def counters(self) -> Counter[str]: ...
+
+
+def counted(*parts: Counting) -> dict[str, int]:
+    """What all of them counted, by its name."""
+    total: Counter[str] = Counter()
+    for part in parts:
+        total += part.counters
+    return dict(sorted(total.items()))

@@ -43,7 +43,7 @@ from dht.messages import (
 )
 from dht.missing import Missing
 from dht.ripples import Ripples
-from dht.seen import Seen
+from dht.seen import Place, Seen
 from dht.signatures import Ed25519Signatures, Signatures, Signer
 
 Heard: TypeAlias = Bulletin
@@ -51,7 +51,7 @@ Heard: TypeAlias = Bulletin
 
 RECONCILE_US: Final = 120 * SECOND_US
 IDS: Final = 91  # in one datagram
-IDS_OF_DIGEST: Final = 16 * IDS  # in answer to one digest
+IDS_OF_DIGEST: Final = 11 * IDS  # in answer to one digest; fewer than who reads them has room for
 
 
 class Gossip:
@@ -94,7 +94,7 @@ class Gossip:
             self._seen.add(bulletin, now)
             for link in self._links.by_endpoint.values():
                 link.eager = True
-            self._spread(bulletin, None, 0, now_us)
+            self._spread(bulletin, 0, 0, now_us)
         return bulletin.id
 
     def receive(self, datagram: bytes, source: Endpoint, now_us: int, unix_us: int) -> None:
@@ -191,9 +191,15 @@ class Gossip:
 
     def _holds(self, link: Link, bulletin: Bulletin, now_us: int, now: int) -> bool:
         """Cheap checks first. That a neighbour's clock, or version, is another than ours is no fault."""
-        if not bulletin.known or not bulletins.timely(bulletin.zeqond, now):
-            late = "bulletins out of date" if bulletin.known else "bulletins of another version"
-            self.counters[late] += 1
+        why = ""
+        if not bulletin.known:
+            why = "bulletins of another version"
+        elif not bulletins.timely(bulletin.zeqond, now):
+            why = "bulletins out of date"
+        elif self._seen.place(bulletin) is Place.NONE:
+            why = "bulletins of authors that have too many"
+        if why:
+            self.counters[why] += 1
             self._seen.refuse(bulletin.id)
             self._missing.came(bulletin.id, link)
             return False
@@ -203,6 +209,7 @@ class Gossip:
         return True
 
     def _hear(self, link: Link, bulletin: Bulletin, now_us: int, unix_us: int) -> None:
+        at_once = self._seen.place(bulletin) is Place.NOW
         self._seen.add(bulletin, zeqond(unix_us // 1000))
         self._links.heard += 1
         link.useful(self._links.heard)
@@ -210,17 +217,16 @@ class Gossip:
         link.eager = True
         self.events.append(bulletin)
         having = self._missing.came(bulletin.id, link) | link.bit
-        self._spread(bulletin, link, having, now_us)
+        self._spread(bulletin, link.bit, having, now_us, at_once=at_once)
 
-    def _spread(self, bulletin: Bulletin, source: Link | None, having: int, now_us: int) -> None:
-        if source is None or source.may_go_on(now_us):
-            for link in self._links.by_endpoint.values():
-                if link.eager and not having & link.bit and link.may_send(now_us):
-                    having |= link.bit
-                    self._say(link, Push(link.theirs, bulletin.wire))
-        else:
-            self.counters["bulletins announced only: a neighbour brings many"] += 1
-        self._ripples.add(bulletin.id, 0 if source is None else source.bit, having, now_us)
+    def _spread(
+        self, bulletin: Bulletin, source: int, having: int, now_us: int, *, at_once: bool = True
+    ) -> None:
+        for link in self._links.by_endpoint.values() if at_once else ():
+            if link.eager and not having & link.bit and link.may_send(now_us):
+                having |= link.bit
+                self._say(link, Push(link.theirs, bulletin.wire))
+        self._ripples.add(bulletin.id, source, having, now_us)
         self._changed = True
 
     def _duplicate(self, link: Link, name: bytes) -> None:

@@ -4,7 +4,6 @@
     pushes in       20/s, 200                   dropped unread; a neighbour far over it is cut off
     pushes out      18/s, 150                   announced by its id instead, to be pulled when there is room;
                                                 of what is pulled, only the lower 100 of the 150
-    pushed on       2/s, 120                    of what it was first to bring: the rest is announced by ids
     asked for       6/s, 200                    waits
     ids in          5,000/s, 5,000              dropped
     digests in      one in 4 s                  dropped
@@ -26,8 +25,6 @@ PUSHES_US: Final = 200 * PUSH_US
 SEND_US: Final = SECOND_US // 18
 SENDS_US: Final = 150 * SEND_US
 PULLS_US: Final = 100 * SEND_US
-ONWARD_US: Final = SECOND_US // 2  # four times what 10,000 nodes with 30 offers a minute need
-ONWARDS_US: Final = 120 * ONWARD_US
 ASK_US: Final = SECOND_US // 6
 ASKS_US: Final = 200 * ASK_US
 ID_US: Final = SECOND_US // 5000
@@ -57,44 +54,10 @@ class Link:
     """`bit`: its place in the sets of neighbours that the gossip keeps as numbers, another for each link."""
 
     __slots__ = (
-        *(
-            "asked",
-            "asks_us",
-            "bit",
-            "broken",
-            "claims",
-            "failed_us",
-            "digest_in_us",
-            "digest_out_us",
-            "eager",
-            "endpoint",
-            "excess",
-        ),
-        *(
-            "excess_us",
-            "firsts",
-            "heard_us",
-            "ids_us",
-            "kept",
-            "mark",
-            "mine",
-            "network",
-            "open",
-            "opened_us",
-        ),
-        *(
-            "onward_us",
-            "opened_us",
-            "outbound",
-            "probes",
-            "proven",
-            "pushes_us",
-            "received",
-            "sends_us",
-            "sent",
-            "tested",
-        ),
-        "theirs",
+        *("asked", "asks_us", "bit", "broken", "claims", "digest_in_us", "digest_out_us", "eager"),
+        *("endpoint", "excess", "excess_us", "failed_us", "firsts", "heard_us", "ids_us", "kept", "mark"),
+        *("mine", "network", "open", "opened_us", "outbound", "probes", "proven", "pushes_us", "received"),
+        *("sends_us", "sent", "tested", "theirs"),
     )
 
     def __init__(
@@ -122,7 +85,7 @@ class Link:
         self.claims = 0  # bulletins missing here that it was the first to announce
         self.sent = self.received = 0  # datagrams
         self.excess = self.excess_us = 0
-        self.pushes_us = self.sends_us = self.ids_us = self.onward_us = self.asks_us = now_us
+        self.pushes_us = self.sends_us = self.ids_us = self.asks_us = now_us
         self.failed_us = now_us - RETRY_US
         self.digest_in_us = self.digest_out_us = now_us - DIGEST_US
 
@@ -140,14 +103,6 @@ class Link:
         if used - now_us > (PULLS_US if pulled else SENDS_US):
             return False
         self.sends_us = used
-        return True
-
-    def may_go_on(self, now_us: int) -> bool:
-        """Whether the bulletin that it was the first to bring is pushed to others at once; uses it up."""
-        used = max(self.onward_us, now_us) + ONWARD_US
-        if used - now_us > ONWARDS_US:
-            return False
-        self.onward_us = used
         return True
 
     def may_ask(self, now_us: int) -> bool:
@@ -189,7 +144,7 @@ class Link:
     @property
     def lies(self) -> bool:
         """Whether it announces what it then does not give, more often than loss explains."""
-        return self.broken > self.kept + PROMISES
+        return self.broken > self.kept + self.firsts + PROMISES
 
     def state(self) -> LinkState:
         return LinkState(

@@ -5,14 +5,21 @@
     Open(a, token) ▶  ◀─ Opened(a, token, taken)       linked: A shows the token in all that it sends, B a
                       ◀─ Close(a)                      no room; at either step
 
-Every node opens three links itself, a fourth while it has fewer than four in all, eight when strangers have
-taken all 36 places that it keeps for them. Nobody but us decides whom we dial, and who dials in cannot take
-those places, so nodes that only swallow what they get can cost bytes, not delivery. A third link of one
-network is refused, unless links are few. When the places are full and another stranger comes, a passenger
-goes, who has given nothing while two dozen bulletins came by others, and its network is not let in for half
-an hour. When fewer than two of those we dialled are of use, a passenger among them is exchanged; else one is,
-every four minutes, so that two halves of a mesh do not stay apart. A link that is silent for 25 s is asked
-for an answer; three unanswered questions end it.
+Every node opens three links itself, a fourth where it has no more in all, and keeps 36 places for strangers;
+a third link of one network is refused, unless links are few. Nobody but us decides whom we dial, and who
+dials in cannot take those places, so nodes that only swallow what they get cost bytes, not delivery:
+
+- Of use is a neighbour that brings a bulletin first, or announces one that it does not have from us. A
+  passenger gave nothing while 24 bulletins came by others (8, if it never gave any). Its place goes to the
+  next stranger when all are taken, and its network is barred for half an hour: one try for each.
+- A branch of the tree below us gives nothing either. So a passenger that we push to is made lazy first: it
+  then hears from others, and announces. Who comes as the thirteenth or later is lazy until it was of use.
+- Among strangers of whom nothing is known, a secret order of networks decides, not who asks most often.
+- Where fewer than two of those we dialled are of use, their passengers are exchanged; eight may be dialled.
+
+Every four minutes one link more is opened, and half a minute later the least useful goes; while nothing at
+all is heard, the oldest is exchanged. So two halves of a mesh do not stay apart. A link that is silent for
+25 s is asked for an answer; three unanswered questions end it.
 """
 
 from __future__ import annotations
@@ -23,27 +30,24 @@ from hashlib import blake2s
 from typing import Final
 
 from dht import endpoints
+from dht.dialling import Dials
 from dht.endpoints import Endpoint
 from dht.link import SECOND_US, Link
 from dht.messages import Alive, Close, GossipMessage, Open, Opened, Prune
+from dht.parts import NEVER
 from dht.shunned import Shunned
 from dht.tokens import Tokens
 
-OUTBOUND: Final = 3
+OUTBOUND: Final = 3  # so that links are six on average, gossipsub's D
 OUTBOUND_CROWDED: Final = 8
-SOURCES: Final = 2
+SOURCES: Final = 2  # of use among those we dialled, else they are exchanged
 LOW: Final = 4
-INBOUND: Final = 36
+INBOUND: Final = 36  # room for the many behind NAT, who can only dial
 EASY: Final = 12  # links in all; who comes in after them is lazy until it has proven useful
 PER_NETWORK: Final = 2
 IDLE_US: Final = 25 * SECOND_US
 PROBE_US: Final = 3 * SECOND_US
 PROBES: Final = 3
-DIAL_US: Final = SECOND_US
-DIALS: Final = 2  # the same Open, sent this often
-PAUSE_US: Final = SECOND_US  # between rounds of dialling; doubles while they give nothing
-PAUSE_NEEDY_US: Final = 4 * SECOND_US
-PAUSE_LONGEST_US: Final = 60 * SECOND_US
 AVOID_US: Final = 60 * SECOND_US  # an address that refused, left or did not answer
 BAR_US: Final = 1800 * SECOND_US
 EXCHANGE_US: Final = 240 * SECOND_US
@@ -52,22 +56,14 @@ BESIEGED_US: Final = 10 * SECOND_US  # between exchanges, while nothing is heard
 EXCHANGE_SOONEST_US: Final = 5 * SECOND_US
 
 
-class _Dial:
-    __slots__ = ("due_us", "mine", "token", "tries")
-
-    def __init__(self, mine: bytes) -> None:
-        self.mine, self.token = mine, b""
-        self.tries = self.due_us = 0
-
-
 class Links:
     """`candidates(n)`: up to n addresses of other nodes; `send(message, to)` sends; `by_endpoint` is for
     reading. `due_us`: when `tend` wants to be called."""
 
     __slots__ = (
-        *("_avoided", "_barred", "_bits", "_candidates", "_dial_us", "_dials", "_entropy", "_exchange_us"),
-        *("_exchange_pause_us", "_extra", "_heard_at_exchange", "_leaving", "_pause_us", "_secret", "_send"),
-        *("_tokens", "by_endpoint", "counters", "due_us", "heard"),
+        *("_avoided", "_barred", "_bits", "_dials", "_entropy", "_exchange_pause_us", "_exchange_us"),
+        *("_extra", "_heard_at_exchange", "_leaving", "_secret", "_send", "_tokens"),
+        *("by_endpoint", "counters", "due_us", "heard"),
     )
 
     def __init__(
@@ -78,12 +74,12 @@ class Links:
         send: Callable[[GossipMessage, Endpoint], None],
         counters: Counter[str],
     ) -> None:
-        self._entropy, self._candidates, self._send = entropy, candidates, send
+        self._entropy, self._send = entropy, send
         self._tokens = Tokens(entropy, now_us)
         self._secret = entropy(16)
         self.counters = counters
         self.by_endpoint: dict[Endpoint, Link] = {}
-        self._dials: dict[Endpoint, _Dial] = {}
+        self._dials = Dials(entropy, now_us, candidates, send)
         self._barred, self._avoided = Shunned(BAR_US), Shunned(AVOID_US)
         self._bits = 0
         self.heard = 0  # genuine bulletins, from anybody
@@ -92,14 +88,13 @@ class Links:
         self._exchange_pause_us = 2 * EXCHANGE_SOONEST_US
         self._extra = False  # one link more than usual is wanted, on trial
         self._exchange_us = now_us + self._exchange_pause_us
-        self._pause_us = PAUSE_US
-        self._dial_us = self.due_us = now_us
+        self.due_us = now_us
 
     # ------------------------------------------------------------------ opening and closing
 
     def on_open(self, message: Open, source: Endpoint, now_us: int) -> Link | None:
         """Somebody wants to be our neighbour; the new link if that is so from now on."""
-        dial = self._dials.get(source)
+        dial = self._dials.pending.get(source)
         if dial is not None and dial.mine <= message.mine:
             return None  # both at once: the lower cookie's Open counts, on both sides; our own has the same
         link = self.by_endpoint.get(source)
@@ -121,26 +116,24 @@ class Links:
         elif not self._room(source, now_us, evict=True):
             self._send(Close(message.mine), source)
             return None
-        self._dials.pop(source, None)
+        self._dials.pending.pop(source, None)
         self._send(Opened(message.mine, message.yours, taken=True), source)
         link = self._add(source, message.yours, message.mine, now_us, outbound=False)
         if len(self.by_endpoint) > EASY:
-            link.tested = True
+            link.tested = True  # nothing to find out by making it lazy again
             self.make_lazy(link)
         return link
 
     def on_opened(self, message: Opened, source: Endpoint, now_us: int) -> Link | None:
         """An answer to our Open; the new link if we are neighbours now."""
-        dial = self._dials.get(source)
+        dial = self._dials.pending.get(source)
         if dial is None or dial.mine != message.yours:
             self.counters["answers to no Open of ours"] += 1
             return None
         if not message.taken:
-            dial.token, dial.tries = message.mine, 0
-            self._call(source, dial, now_us)
+            self._dials.show(source, dial, message.mine, now_us)
             return None
-        del self._dials[source]
-        self._pause_us = PAUSE_US
+        self._dials.answered(source)
         self._extra = False
         if self._leaving is not None:
             self.close(self._leaving, now_us)
@@ -148,9 +141,9 @@ class Links:
 
     def on_refused(self, message: Close, source: Endpoint, now_us: int) -> None:
         """A Close from who is no neighbour."""
-        dial = self._dials.get(source)
+        dial = self._dials.pending.get(source)
         if dial is not None and dial.mine == message.yours:
-            del self._dials[source]
+            del self._dials.pending[source]
             self._avoided.add(source, now_us)
 
     def close(self, link: Link, now_us: int, *, told: bool = True) -> None:
@@ -159,10 +152,10 @@ class Links:
             self._send(Close(link.theirs), link.endpoint)
         self._drop(link)
         self._avoided.add(link.endpoint, now_us)
-        self.due_us = min(self.due_us, self._dial_us)
+        self.due_us = min(self.due_us, self._dials.next_us)
 
     def cut_off(self, link: Link, now_us: int, why: str) -> None:
-        """Ends a link with who broke the rules; its network is barred for ten minutes, both ways."""
+        """Ends a link with who broke the rules; its network is barred, both ways."""
         self.counters[f"neighbours cut off: {why}"] += 1
         self.close(link, now_us)
         self._barred.add(link.network, now_us)
@@ -226,27 +219,17 @@ class Links:
 
     def tend(self, now_us: int) -> None:
         """Questions to silent neighbours, calls that got no answer, new links, exchanges."""
-        due_us = now_us + PAUSE_LONGEST_US
-        for link in list(self.by_endpoint.values()):
-            due_us = min(due_us, self._probe(link, now_us))
-        for endpoint, dial in list(self._dials.items()):
-            if now_us < dial.due_us:
-                pass
-            elif dial.tries < DIALS:
-                self._call(endpoint, dial, now_us)
-            else:
-                del self._dials[endpoint]
-                self._avoided.add(endpoint, now_us)
-                continue
-            due_us = min(due_us, dial.due_us)
+        due_us = min([self._probe(link, now_us) for link in list(self.by_endpoint.values())], default=NEVER)
+        for endpoint in self._dials.repeat(now_us):
+            self._avoided.add(endpoint, now_us)
         if now_us >= self._exchange_us:
             self._exchange(now_us)
         need = self._need()
-        if need > 0 and now_us >= self._dial_us:
+        if need > 0 and now_us >= self._dials.next_us:
             self._dial(need, now_us)
         if need > 0:
-            due_us = min(due_us, self._dial_us)
-        self.due_us = min(due_us, self._exchange_us, *(dial.due_us for dial in self._dials.values()))
+            due_us = min(due_us, self._dials.next_us)
+        self.due_us = min(due_us, self._exchange_us, self._dials.due_us)
 
     def _probe(self, link: Link, now_us: int) -> int:
         """When to look at it again. Who was dialled waits a little longer: one question serves both."""
@@ -260,7 +243,7 @@ class Links:
         if link.probes >= PROBES:
             self.counters["neighbours that went silent"] += 1
             self.close(link, now_us, told=False)
-            return now_us + PAUSE_LONGEST_US
+            return NEVER
         link.probes += 1
         link.sent += 1
         self._send(Alive(link.theirs, answer=True), link.endpoint)
@@ -271,7 +254,7 @@ class Links:
         inbound = sum(not link.outbound for link in self.by_endpoint.values())
         outbound = len(self.by_endpoint) - inbound - (self._leaving is not None)
         few = inbound + outbound < LOW  # one at a time: others are dialling us, too
-        return max(self._goal(inbound) - outbound, int(few), int(self._extra)) - len(self._dials)
+        return max(self._goal(inbound) - outbound, int(few), int(self._extra)) - len(self._dials.pending)
 
     def _goal(self, inbound: int) -> int:
         return OUTBOUND_CROWDED if inbound >= INBOUND and self._sources() < SOURCES else OUTBOUND
@@ -279,26 +262,13 @@ class Links:
     def _dial(self, need: int, now_us: int) -> None:
         outbound = sum(link.outbound for link in self.by_endpoint.values())
         needy = outbound < self._goal(len(self.by_endpoint) - outbound)
-        self._dial_us = now_us + self._pause_us
-        self._pause_us = min(2 * self._pause_us, PAUSE_NEEDY_US if needy else PAUSE_LONGEST_US)
-        for endpoint in self._candidates(2 * need + 2):
-            if need > 0 and self._welcome(endpoint, now_us):
-                need -= 1
-                dial = self._dials[endpoint] = _Dial(self._entropy(8))
-                self._call(endpoint, dial, now_us)
 
-    def _welcome(self, endpoint: Endpoint, now_us: int) -> bool:
-        if endpoint in self.by_endpoint or endpoint in self._dials:
-            return False
-        network = endpoints.network(endpoint)
-        barred_us = max(self._barred.until(network), self._avoided.until(endpoint))
-        return barred_us <= now_us and not self._crowded(network)
+        def welcome(endpoint: Endpoint) -> bool:
+            network = endpoints.network(endpoint)
+            barred_us = max(self._barred.until(network), self._avoided.until(endpoint))
+            return endpoint not in self.by_endpoint and barred_us <= now_us and not self._crowded(network)
 
-    def _call(self, endpoint: Endpoint, dial: _Dial, now_us: int) -> None:
-        dial.tries += 1
-        dial.due_us = now_us + DIAL_US
-        self.due_us = min(self.due_us, dial.due_us)
-        self._send(Open(dial.mine, dial.token), endpoint)
+        self._dials.begin(need, now_us, welcome, needy=needy)
 
     def _exchange(self, now_us: int) -> None:
         """Looks at the links that we opened: are they of use, are they more than needed, is it time to try

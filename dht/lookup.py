@@ -5,8 +5,9 @@
                 └────────────────────────────────────────────────────┘
 
 On each path, the k closest candidates that have not failed, one of each network, are its view. It is done
-when all in its view have answered. A lookup for nodes has one path. One for values has two, and nobody is
-asked on both (S/Kademlia, section 4.4), so that a liar on one of them cannot lead the other astray.
+when all in its view have answered, and the closest of the start with them. A lookup for nodes has one path.
+One for values has two, and nobody is asked on both (S/Kademlia, section 4.4), so that a liar on one of them
+cannot lead the other astray.
 
 How many questions a path has under way at once is α = 3, and one more for each that went unanswered since the
 last answer.
@@ -27,6 +28,7 @@ ALPHA_MOST: Final = 8
 NAMED_MOST: Final = 20  # contacts taken of one answer
 CANDIDATES: Final = 60  # kept on a path: the closest
 ASKED_MOST: Final = 200  # questions of a lookup, however close the names are that it is lured on with
+SURE: Final = 6  # of those known before, asked in any case
 OF_A_NETWORK: Final = 3  # candidates, as in the routing table
 
 NEW, ASKED, ANSWERED, FAILED = range(4)
@@ -43,20 +45,33 @@ class _Candidate:
 
 
 class _Path:
-    __slots__ = ("done", "order", "silences", "under_way")
+    __slots__ = ("changed", "done", "order", "silences", "start", "under_way")
 
     def __init__(self) -> None:
         self.order: list[int] = []  # distances of its candidates
+        self.start: list[_Candidate] = []  # who is asked before it is done, however far away
         self.under_way = 0
         self.silences = 0  # since the last answer
+        self.changed = True  # since it was last seen who is next
         self.done = False
 
 
 class Lookup:
     """`target`: a number of 256 bits. `start`: whom we know. `k`: how many closest ones are wanted, on all
-    paths together. `avoid`: our own endpoint and whoever else is not to be asked."""
+    paths together. `avoid`: our own endpoint and whoever else is not to be asked. `thorough`: SURE of the
+    start are asked in any case."""
 
-    __slots__ = ("_asked", "_endpoints", "_known", "_networks", "_paths", "k", "messages", "target")
+    __slots__ = (
+        "_asked",
+        "_endpoints",
+        "_known",
+        "_networks",
+        "_paths",
+        "_thorough",
+        "k",
+        "messages",
+        "target",
+    )
 
     def __init__(
         self,
@@ -65,11 +80,13 @@ class Lookup:
         k: int = K,
         paths: int = 1,
         avoid: Iterable[Endpoint] = (),
+        thorough: bool = True,
     ) -> None:
         self.target = target
         self.k = k
         self.messages = 0  # datagrams, both ways
         self._asked = 0
+        self._thorough = thorough
         self._known: dict[int, _Candidate] = {}  # by distance
         self._endpoints = set(avoid)
         self._networks: dict[bytes, int] = {}
@@ -79,8 +96,14 @@ class Lookup:
     def start(self, contacts: Sequence[Contact]) -> None:
         """Begin with these: at the very start, or when nobody was known then."""
         target, paths = self.target, self._paths
+        for path in paths:
+            path.changed = True
         for number, contact in enumerate(sorted(contacts, key=lambda contact: contact.long_id ^ target)):
-            self._add(contact, 1, paths[number % len(paths)])
+            path = paths[number % len(paths)]
+            self._add(contact, 1, path)
+            candidate = self._known.get(contact.long_id ^ target)
+            if candidate is not None and number < SURE and self._thorough:
+                path.start.append(candidate)
 
     # ------------------------------------------------------------------ what happens
 
@@ -90,7 +113,8 @@ class Lookup:
         for path in self._paths:
             if self._asked + len(found) >= ASKED_MOST:
                 path.done = True
-            elif not path.done:
+            elif path.changed and not path.done:
+                path.changed = False
                 self._advance(path, found)
         self._asked += len(found)
         self.messages += len(found)
@@ -111,6 +135,7 @@ class Lookup:
         path = candidate.path
         path.under_way -= 1
         path.silences = 0
+        path.changed = True
         known, target, depth = self._known, self.target, candidate.depth + 1
         for other in named[:NAMED_MOST]:
             if other.long_id ^ target not in known:
@@ -123,6 +148,7 @@ class Lookup:
             return
         candidate.path.under_way -= 1
         candidate.path.silences += 1
+        candidate.path.changed = True
         candidate.state = FAILED
         self._take_out(contact.long_id ^ self.target, candidate.path)
 
@@ -176,7 +202,22 @@ class Lookup:
             left -= 1
             if not left:
                 break
+        if not waiting:
+            # All in the view have answered, but they may be of one mind: liars name only each other, and
+            # twenty of them are a view. Of those we knew before, hardly all are among them.
+            waiting = self._ask_start(path, room, found)
         path.done = not waiting
+
+    def _ask_start(self, path: _Path, room: int, found: list[Contact]) -> bool:
+        """Those of the start who have not been asked; whether there are any, or their answers are missing."""
+        waiting = [candidate for candidate in path.start if candidate.state in (NEW, ASKED)]
+        for candidate in waiting:
+            if candidate.state == NEW and room > 0:
+                candidate.state = ASKED
+                path.under_way += 1
+                room -= 1
+                found.append(candidate.contact)
+        return bool(waiting)
 
     def _add(self, contact: Contact, depth: int, path: _Path) -> None:
         """A candidate, unless there are CANDIDATES closer ones, or its endpoint or network has its share."""

@@ -14,8 +14,8 @@ from typing import Final
 from dht.link import RETRY_US, Link
 
 WAIT_US: Final = 500_000
-LATER_US: Final = 300_000  # as long as a neighbour has enough to do
-MISSING: Final = 4096  # ids in all, for whatever neighbours claim to have
+LATER_US: Final = 1_000_000  # as long as a neighbour has enough to do
+MISSING: Final = 2048  # ids in all, for whatever neighbours claim to have
 MISSING_OF_ONE: Final = 1024  # ids that one neighbour was the first to announce
 HOLDERS: Final = 4
 WINDOW: Final = 32  # bulletins asked of a neighbour at a time

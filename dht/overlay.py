@@ -34,7 +34,8 @@ from dht.whereabouts import Whereabouts
 
 class Overlay:
     """`family`: 4 or 6. `tail`: 24 random bytes. `entropy(n)`: n random bytes. `storage`: what others store
-    here. Times: microseconds, monotonic and Unix. The shell empties `outgoing` and `events`."""
+    here. `outgoing`: a list that others write to as well. Times: microseconds, monotonic and Unix. The shell
+    empties `outgoing` and `events`."""
 
     def __init__(
         self,
@@ -43,10 +44,11 @@ class Overlay:
         entropy: Callable[[int], bytes],
         now_us: int,
         storage: Shelf,
+        outgoing: list[tuple[bytes, Endpoint]] | None = None,
         *,
         serving: bool,
     ) -> None:
-        self.outgoing: list[tuple[bytes, Endpoint]] = []
+        self.outgoing: list[tuple[bytes, Endpoint]] = [] if outgoing is None else outgoing
         self.events: list[Outcome] = []
         self.counters: Counter[str] = Counter()
         self.endpoint_bytes = IPV4_BYTES if family == 4 else IPV6_BYTES
@@ -262,5 +264,11 @@ class Overlay:
 
     def deadline_us(self) -> int:
         """When `tick` is due; may have passed."""
-        due_us = min(self._queries.due_us, self._questions.deadline_us(), self._reach.due_us)
-        return min(due_us, self._upkeep.deadline_us)
+        upkeep = self._upkeep
+        return min(
+            self._queries.due_us,
+            self._questions.deadline_us(),
+            self._reach.due_us,
+            upkeep.due_us,
+            upkeep.bootstrap.due_us,
+        )

@@ -104,7 +104,7 @@ class Queries:
         """A lookup of our own: of the very closest, or only to meet who lives there."""
         self._handle += 1
         wire = target.to_bytes(ID_BYTES, "big")
-        lookup = self._lookup(wire, now_us, K if whole else MEETING_K)
+        lookup = self._lookup(wire, now_us, K if whole else MEETING_K, thorough=whole)
         self._start(Search(-self._handle, wire, lookup, *self._wires, self._met), now_us)
 
     def forget_own(self) -> None:
@@ -147,11 +147,13 @@ class Queries:
     def _wires(self) -> tuple[int, Questions]:
         return self._size, self._questions
 
-    def _lookup(self, target: bytes, now_us: int, k: int = K, paths: int = 1) -> Lookup:
+    def _lookup(
+        self, target: bytes, now_us: int, k: int = K, paths: int = 1, thorough: bool = True
+    ) -> Lookup:
         number = int.from_bytes(target, "big")
         self._table.touched(number, now_us // 1_000_000)
         avoid = () if self._where.endpoint is None else (self._where.endpoint,)
-        return Lookup(number, self._table.find_neighbors(number, K), k, paths, avoid)
+        return Lookup(number, self._table.find_neighbors(number, K), k, paths, avoid, thorough)
 
     def _start(self, search: Search, now_us: int) -> int:
         self._searches[search.handle] = search

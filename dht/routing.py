@@ -175,9 +175,10 @@ class RoutingTable(KademliaTable):  # type: ignore[misc]
 
     def _network_has_room(self, contact: Contact, bucket: Bucket) -> bool:
         network = contact.network
-        if sum(other.network == network for other in bucket.nodes.values()) >= IN_BUCKET:
+        if [other.network for other in bucket.nodes.values()].count(network) >= IN_BUCKET:
             return False
-        return sum(other.network == network for other in self) < IN_TABLE
+        all_networks = [other.network for one in self.buckets for other in one.nodes.values()]
+        return all_networks.count(network) < IN_TABLE
 
     def wants(self, contact: Contact) -> bool:
         """Whether it would be entered if it proved itself: there is room, and it is not there yet."""
@@ -213,7 +214,8 @@ class RoutingTable(KademliaTable):  # type: ignore[misc]
     # ------------------------------------------------------------------ who is where
 
     def find_neighbors(self, target: int, k: int = K) -> list[Contact]:
-        """The k closest to `target` of all that are not failing, in no particular order.
+        """The k closest to `target` of all that are not failing, in no particular order; where those are
+        fewer, the failing too, as one lost datagram makes nobody dead.
 
         Exact, and without sorting everybody: first come those of the target's own bucket, then those who
         share more bits with us than the target does, then one bucket after another towards the first."""
@@ -230,6 +232,9 @@ class RoutingTable(KademliaTable):  # type: ignore[misc]
             index -= 1
             further = self._living(self.buckets[index : index + 1])
             found += further if len(found) + len(further) <= k else _closest(further, target, k - len(found))
+        if len(found) < k and self.failures:
+            failing = [contact for contact in self if contact.id in self.failures]
+            found += _closest(failing, target, k - len(found))
         return found
 
     def _living(self, buckets: Iterable[Bucket]) -> list[Contact]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Final
 
 import msgspec
 
 from dht import contacts
 from dht.contacts import Contact
-from dht.endpoints import Endpoint, Scope
-from dht.lookup import Lookup
+from dht.endpoints import Endpoint
+from dht.lookup import NAMED_MOST, Lookup
 from dht.messages import Nodes, Values
 from dht.questions import Answer, Question, Questions
 
@@ -21,16 +20,10 @@ PAGE_LEAST: Final = 200  # bytes of a page that is not the last: else a liar cou
 _records = msgspec.msgpack.Decoder(list[bytes]).decode
 
 
-@lru_cache(maxsize=4096)
-def named(joined: bytes, size: int, scope: Scope) -> tuple[Contact, ...]:
-    """Contacts that a node at an address of this scope names: those that mean to us what they mean to it."""
-    return tuple(contact for contact in contacts.split(joined, size) if contact.scope >= scope)
-
-
 class Search:
     """For nodes. `done` is called once, with the search and the time."""
 
-    __slots__ = ("_done", "_questions", "_size", "ended", "handle", "lookup", "target")
+    __slots__ = ("_done", "_questions", "_size", "_wires", "ended", "handle", "lookup", "target")
 
     def __init__(
         self,
@@ -46,6 +39,7 @@ class Search:
         self.lookup = lookup
         self.ended = False
         self._size = size  # of a contact on the wire
+        self._wires: set[bytes] = set()  # contacts that were named
         self._questions = questions
         self._done = done
 
@@ -81,12 +75,26 @@ class Search:
 
     def _hear(self, asked: Contact, answer: Answer, contact: Contact | None) -> None:
         if contact is asked and isinstance(answer, Nodes | Values):
-            contacts = named(answer.contacts, self._size, asked.scope)
-            if len(contacts) * self._size != len(answer.contacts):
-                self._questions.counters["named contacts that we may not call"] += 1
-            self.lookup.answered(asked, contacts)
+            self.lookup.answered(asked, self._named(answer.contacts, asked))
         else:
             self.lookup.failed(asked)
+
+    def _named(self, joined: bytes, by: Contact) -> list[Contact]:
+        """Of these contacts, those that nobody named before in this lookup, and whose addresses mean to us
+        what they mean to who names them."""
+        size, before = self._size, self._wires
+        found: list[Contact] = []
+        for start in range(0, min(len(joined), NAMED_MOST * size), size):
+            wire = joined[start : start + size]
+            if wire in before:
+                continue
+            before.add(wire)
+            contact = contacts.of(wire) if len(wire) == size else None
+            if contact is not None and contact.usable and contact.scope >= by.scope:
+                found.append(contact)
+            else:
+                self._questions.counters["named contacts that we may not call"] += 1
+        return found
 
     def _ask(self, contact: Contact, now_us: int) -> bool:
         return self._questions.find(contact, self.target, self, now_us, again=self.lookup.scarce)

@@ -13,6 +13,7 @@ goes when its last bulletin has been out of date for twenty minutes: a replay of
 from __future__ import annotations
 
 from collections import Counter
+from enum import IntEnum
 from itertools import islice
 from typing import Final
 
@@ -21,19 +22,47 @@ from dht.bulletin import AHEAD_ZEQONDS, LIFE_ZEQONDS, Bulletin
 BLOCK_ZEQONDS: Final = 1024
 KNOWN: Final = 20_000  # ids in all
 HELD_BYTES: Final = 8_000_000  # bulletins in all
-REFUSED: Final = 1024  # ids of what is out of date or of a later version: not to be asked for again
+REFUSED: Final = 1024  # ids of what is not to be asked for again
+CALM: Final = 1000  # bulletins in a block; in one that has more, an author may have no more than
+OF_ONE_AUTHOR: Final = 32  # and only one whom a calm block knows is served at once
 DIGEST_BYTES: Final = 256
 BUCKETS: Final = 64
 _MARGIN_ZEQONDS: Final = 155  # two minutes: what is asked for now must still be good when it comes
 _SUM_BITS: Final = 32
 
 
+class Place(IntEnum):
+    """What a bulletin gets, by its date and its author."""
+
+    NONE = 0
+    LATER = 1  # it is announced, not pushed
+    NOW = 2
+
+
 class _Block:
-    __slots__ = ("bulletins", "sums")
+    __slots__ = ("_authors", "bulletins", "sums")
 
     def __init__(self) -> None:
+        self._authors: Counter[bytes] | None = None
         self.bulletins: dict[bytes, Bulletin | None] = {}  # in order of arrival; None: only the id is left
         self.sums = 0
+
+    @property
+    def calm(self) -> bool:
+        return len(self.bulletins) < CALM
+
+    @property
+    def authors(self) -> Counter[bytes]:
+        """How many bulletins each has; not counted before somebody asks."""
+        if self._authors is None:
+            self._authors = Counter(held.author for held in self.bulletins.values() if held is not None)
+        return self._authors
+
+    def add(self, bulletin: Bulletin) -> None:
+        self.bulletins[bulletin.id] = bulletin
+        self.sums ^= _lane(bulletin.id)
+        if self._authors is not None:
+            self._authors[bulletin.author] += 1
 
 
 class Seen:
@@ -75,14 +104,25 @@ class Seen:
         if block is None:
             self._expire(now)
             block = self._blocks[number] = _Block()
-        block.bulletins[bulletin.id] = bulletin
-        block.sums ^= _lane(bulletin.id)
+        block.add(bulletin)
         self._known += 1
         self._held_bytes += len(bulletin.wire)
         if self._held_bytes > HELD_BYTES:
             self._shed(ids_too=False)
         if self._known > KNOWN:
             self._shed(ids_too=True)
+
+    def place(self, bulletin: Bulletin) -> Place:
+        """Of a bulletin that is not known yet. In a flood, those who were here before it are served first,
+        and nobody has more than a share. That goes by the date, not by the time of coming, so that a newcomer
+        who gets two hours at once refuses nobody."""
+        block = self._blocks.get(bulletin.zeqond // BLOCK_ZEQONDS)
+        if block is None or block.calm:
+            return Place.NOW
+        if block.authors[bulletin.author] >= OF_ONE_AUTHOR:
+            return Place.NONE
+        before = any(each.calm and bulletin.author in each.authors for each in self._blocks.values())
+        return Place.NOW if before else Place.LATER
 
     def refuse(self, name: bytes) -> None:
         self._refused[name] = None

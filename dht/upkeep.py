@@ -141,10 +141,6 @@ class Upkeep:
         """Of 1,000: what is left of each interval as things are."""
         return max(1000 - SLOPE * self._questions.patience.failing, LEAST)
 
-    @property
-    def deadline_us(self) -> int:
-        return min(self.due_us, self.bootstrap.due_us)
-
     def tick(self, table: RoutingTable, now_us: int) -> bool:
         """True when it was time for what is done now and then."""
         if now_us >= self.bootstrap.due_us:

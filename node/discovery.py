@@ -19,6 +19,7 @@ import trio
 from crypto.errors import LocalFault
 from crypto.kem import BadPublicKey
 from dht.calls import Recipient, Sent
+from dht.core import taken
 from dht.locations import Location
 from dht.marketplace import Listing
 from dht.offers import Offer
@@ -82,18 +83,14 @@ class Discovery:
     def poke(self) -> None:
         """After a call into the core: send what it has, pass its events on, and keep its new deadline."""
         core = self.core
-        if core.outgoing:
-            outgoing, core.outgoing = core.outgoing, []
-            for datagram, endpoint in outgoing:
-                address = self.links.address(endpoint)
-                if address is None:
-                    core.counters["datagram to nowhere"] += 1
-                else:
-                    self._send(datagram, address)
-        if core.events:
-            events, core.events = core.events, []
-            for event in events:
-                self._pass_on(event)
+        for datagram, endpoint in taken(core.outgoing):
+            address = self.links.address(endpoint)
+            if address is None:
+                core.counters["datagram to nowhere"] += 1
+            else:
+                self._send(datagram, address)
+        for event in taken(core.events):
+            self._pass_on(event)
         self._set_alarm()
 
     # ------------------------------------------------------------------ questions

@@ -59,7 +59,7 @@ class Course:
         """What the cores of those who are there have counted."""
         total: Counter[str] = Counter()
         for host in self.world.hosts.values():
-            total.update(host.core.counters)
+            total.update(self.species.counters(host))
         return total
 
     def _measured_us(self, host: Host) -> int:

@@ -1,162 +1,144 @@
-"""Nodes of the simulated world as the product has them, but for what they sign with."""
+"""Nodes of the simulated world as the product has them: dht/discovery.py, but for what they sign with.
+
+Signatures are toys, work stamps ask for no work, and one `Records` reads for all, so that what many nodes
+store is one object: a signature is a pure function, and the world may remember one that it has verified.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
-from dht import locations
-from dht.endpoints import Endpoint
-from dht.gossip import Gossip
-from dht.locations import Location, Locator
-from dht.messages import DHT, GOSSIP
-from dht.outcomes import Got, Moved, Put, Reachable
-from dht.overlay import Overlay
-from dht.records import Kind, Records
-from dht.storage import Storage
+from dht.discovery import Discovery
+from dht.endpoints import IPV4_BYTES, Endpoint
+from dht.finding import MachineFound
+from dht.locations import Location
+from dht.marketplace import Listing, Market
+from dht.offers import Offer
+from dht.records import Records
 from simulations.dice import Entropy
 from simulations.host import Core, Host
 from simulations.population import Watcher
-from simulations.scenario import SECOND_US
-from simulations.toycrypto import ToySignatures, ToySigner
+from simulations.toycrypto import ToySignatures, ToySigner, toy_machine
 
-ANNOUNCE_US: Final = 3_600 * SECOND_US
-FIRST_US: Final = 8 * SECOND_US
-AGAIN_US: Final = 5 * SECOND_US
-ENOUGH_STORED: Final = 10
+_LOCATION: Final = "location 0"  # as dht/presence.py names it
 
 
-class Discoverer:
-    """An overlay and a mesh behind one face; its location is published as long as it is there."""
+@dataclass(frozen=True, slots=True)
+class _News:
+    """One more kind of event: an offer that the market here did not know."""
 
-    __slots__ = (
-        *("announcing", "announce_us", "counters", "endpoint", "events", "gossip", "lookups", "outgoing"),
-        *("overlay", "secret", "sequence", "signer"),
-    )
+    name: bytes
 
-    def __init__(
-        self, host: Host, entropy: Entropy, known: Sequence[Endpoint], records: Records, now_us: int
-    ):
-        signatures = ToySignatures()
-        self.signer = ToySigner(entropy(32))
-        self.secret = entropy(16)
-        self.overlay = Overlay(
-            4, entropy(24), entropy, now_us, Storage(records, entropy), serving=host.is_public
+
+class _Market(Market):
+    """Tells what is new in it."""
+
+    __slots__ = ("_tell",)
+
+    def __init__(self, records: Records, entropy: Entropy, tell: Callable[[_News], None]) -> None:
+        super().__init__(records, entropy)
+        self._tell = tell
+
+    def learn(self, raw: bytes, unix: int) -> Listing | None:
+        listing = super().learn(raw, unix)
+        if listing is not None:
+            self._tell(_News(_name(listing.signer, listing.offer)))
+        return listing
+
+
+class _Discoverer(Discovery):
+    """`targets`: whom it looks for, by handle."""
+
+    def __init__(self, host: Host, entropy: Entropy, records: Records, now_us: int) -> None:
+        signer = ToySigner(entropy(32))
+        machine = toy_machine(signer)
+        secret, lodging = entropy(16), entropy(32)
+        super().__init__(
+            *(machine, secret, lodging, entropy, now_us),
+            families=(4, 6) if host.endpoint6 else (4,),
+            signatures=_SIGNATURES,
+            signer_of=ToySigner,
+            work=(0, 0),
+            records=records,
         )
-        self.gossip = Gossip(entropy, now_us, self._candidates, signatures, difficulty=0)
-        self.outgoing = self.overlay.outgoing
-        self.gossip.outgoing = self.outgoing
-        self.counters: Counter[str] = self.overlay.counters
-        self.gossip.counters = self.counters
-        self.events: list[object] = self.overlay.events  # type: ignore[assignment]
-        self.gossip.events = self.events  # type: ignore[assignment]
-        self.lookups: dict[int, tuple[Host, Locator]] = {}
-        self.sequence = 0
-        self.endpoint = b""
-        self.announcing = 0
-        self.announce_us = now_us + FIRST_US
-        self.overlay.bootstrap(known, now_us)
-
-    def _candidates(self, count: int) -> list[Endpoint]:
-        return [contact.endpoint for contact in self.overlay.contacts(count)]
-
-    def receive(self, datagram: bytes, source: Endpoint, now_us: int, unix_us: int) -> None:
-        if datagram[0] == DHT:
-            self.overlay.receive(datagram, source, now_us, unix_us)
-        elif datagram[0] == GOSSIP:
-            self.gossip.receive(datagram, source, now_us, unix_us)
-
-    def tick(self, now_us: int, unix_us: int) -> None:
-        if self.overlay.deadline_us() <= now_us:
-            self.overlay.tick(now_us, unix_us)
-        if self.gossip.deadline_us() <= now_us:
-            self.gossip.tick(now_us, unix_us)
-        if self.announce_us <= now_us:
-            self.announce_us = now_us + AGAIN_US
-            if self.endpoint and self.overlay.size:
-                self.announce(now_us, unix_us)
-
-    def deadline_us(self) -> int:
-        return min(self.overlay.deadline_us(), self.gossip.deadline_us(), self.announce_us)
-
-    def locator(self, unix: int) -> Locator:
-        return Locator(Kind.LOCATION, self.signer.public, self.secret, unix // 86_400, ToySigner)
-
-    def announce(self, now_us: int, unix_us: int) -> None:
-        self.announce_us = now_us + ANNOUNCE_US
-        location = Location(unix_us // 1000, (self.endpoint,))
-        record = locations.seal(location, self.locator(unix_us // 1_000_000), self.signer)
-        self.announcing = self.overlay.put([record.raw], record.key, now_us)
+        self.public = signer.public
+        self.machine_id = machine.bundle.machine_id
+        self.secret = secret
+        self.targets: dict[int, Host] = {}
+        self.offered = 0
+        events: list[Any] = self.events  # a longer union than the product's
+        self.offers = _Market(records, entropy, events.append)
 
 
 class Discoverers:
-    """The species of those nodes. `published` when enough others have their location."""
+    """The species."""
 
     def __init__(self) -> None:
-        self._records = Records(ToySignatures())
-        self._signatures = ToySignatures()
-        self._unix_us = 0
+        self._records = Records(_SIGNATURES)
 
     def make(
-        self,
-        host: Host,
-        entropy: Entropy,
-        known: Sequence[Endpoint],
-        now_us: int,
-        unix_us: int,  # noqa: ARG002 - of no use to cores that are told the time with every call
+        self, host: Host, entropy: Entropy, known: Sequence[Endpoint], now_us: int, unix_us: int
     ) -> Core:
-        return Discoverer(host, entropy, known, self._records, now_us)
+        core = _Discoverer(host, entropy, self._records, now_us)
+        own = [endpoint for endpoint in (host.endpoint, host.endpoint6) if endpoint]
+        core.publish(own, False, now_us, unix_us)
+        core.bootstrap(known, now_us)
+        return core
+
+    def is_published(self, host: Host) -> bool:
+        return _core(host).presence.announcer.stored(_LOCATION) > 0
 
     def look_up(self, host: Host, target: Host, now_us: int, unix_us: int) -> int:
-        core, theirs = _core(host), _core(target)
-        locator = theirs.locator(unix_us // 1_000_000)
-        handle = core.overlay.get(locator.key, now_us)
-        core.lookups[handle] = (target, locator)
-        self._unix_us = unix_us
+        core, other = _core(host), _core(target)
+        handle = core.lookup_machine(other.machine_id, other.public, other.secret, now_us, unix_us)
+        core.targets[handle] = target
         return handle
 
     def offer(self, host: Host, now_us: int, unix_us: int) -> bytes:
         core = _core(host)
-        core.sequence += 1
-        return core.gossip.publish("offer", bytes(200), core.signer, core.sequence, now_us, unix_us)
+        core.offered += 1
+        offer = Offer(core.machine_id, 60, 1, 5, ("EU", "CH"), "DE", since=core.offered)
+        core.offer(offer, now_us, unix_us)
+        return _name(core.public, offer)
+
+    def counters(self, host: Host) -> Mapping[str, int]:
+        counted: dict[str, int] = _core(host).status(0)["counters"]
+        return counted
 
     def hand_on(self, host: Host, watcher: Watcher) -> None:
         core = _core(host)
-        events = list(core.events)
+        events: list[Any] = core.events.copy()
         core.events.clear()
         for event in events:
-            if isinstance(event, Got):
-                self._got(host, core, event, watcher)
-            elif isinstance(event, Put):
-                if event.handle == core.announcing:
-                    if event.stored >= ENOUGH_STORED:
-                        watcher.published(host)
-                    else:
-                        core.announce_us = 0
-            elif isinstance(event, Moved):
-                core.endpoint = event.endpoint
-            elif not isinstance(event, Reachable) and hasattr(event, "id"):
-                watcher.heard(host, event.id)
-
-    def _got(self, host: Host, core: Discoverer, event: Got, watcher: Watcher) -> None:
-        asked = core.lookups.get(event.handle)
-        if asked is None:
-            return
-        target, locator = asked
-        found = locations.open_all(
-            event.records, locator, locator.machine_id, self._signatures, self._unix_us // 1_000_000
-        )
-        if found is not None:
-            del core.lookups[event.handle]
-            core.overlay.cancel(event.handle)
-            right = target.endpoint in found.endpoints or not target.is_public
-            watcher.looked_up(host, event.handle, True, right, event.hops, event.messages)
-        elif event.final:
-            del core.lookups[event.handle]
-            watcher.looked_up(host, event.handle, False, False, event.hops, event.messages)
+            if isinstance(event, _News):
+                watcher.heard(host, event.name)
+            elif isinstance(event, MachineFound):
+                target, location = core.targets.pop(event.handle), event.location
+                is_right = location is not None and _is_of(location, target)
+                watcher.looked_up(
+                    *(host, event.handle, location is not None, is_right, event.hops, event.messages)
+                )
 
 
-def _core(host: Host) -> Discoverer:
-    assert isinstance(host.core, Discoverer)
+_SIGNATURES: Final = ToySignatures()
+
+
+def _core(host: Host) -> _Discoverer:
+    assert isinstance(host.core, _Discoverer)
     return host.core
+
+
+def _name(signer: bytes, offer: Offer) -> bytes:
+    return signer + offer.since.to_bytes(8, "big")
+
+
+def _is_of(location: Location, target: Host) -> bool:
+    """Whether it names no address but the target's: its own, and what its NAT shows of it."""
+    nat = target.site.nat
+    return all(
+        endpoint in (target.endpoint, target.endpoint6)
+        or (nat is not None and len(endpoint) == IPV4_BYTES and endpoint[:-2] == nat.address)
+        for endpoint in location.endpoints
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any, Protocol
 
 from dht.endpoints import Endpoint
@@ -14,7 +13,6 @@ class Core(Protocol):
 
     outgoing: list[tuple[bytes, Endpoint]]
     events: list[Any]
-    counters: Counter[str]
 
     def receive(self, datagram: bytes, source: Endpoint, now_us: int, unix_us: int) -> None: ...
 

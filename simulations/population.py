@@ -6,7 +6,7 @@ what comes of it, it tells a `Watcher`. So the world and the workload know no co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
 from dht.endpoints import Endpoint
@@ -26,9 +26,6 @@ Item = TypeVar("Item")
 class Watcher(Protocol):
     """Who is told what became of a host's doings."""
 
-    def published(self, host: Host) -> None:
-        """Its own record lies with others now: it can be looked up."""
-
     def looked_up(self, host: Host, handle: int, found: bool, right: bool, hops: int, messages: int) -> None:
         """A lookup has ended; `hops`: as deep as the answer lay."""
 
@@ -47,8 +44,14 @@ class Species(Protocol):
     def look_up(self, host: Host, target: Host, now_us: int, unix_us: int) -> int:
         """Have it look for another one's record: a handle, unique for this host."""
 
+    def is_published(self, host: Host) -> bool:
+        """Whether its own record lies with others: it can be looked up."""
+
     def offer(self, host: Host, now_us: int, unix_us: int) -> bytes:
         """Have it publish an offer: the name by which `heard` tells it."""
+
+    def counters(self, host: Host) -> Mapping[str, int]:
+        """What its core has counted."""
 
     def hand_on(self, host: Host, watcher: Watcher) -> None:
         """Empty the core's events and tell the watcher what they mean."""

@@ -1,4 +1,4 @@
-"""Signatures for a simulated world: as long as Ed25519's, far faster, and worth nothing elsewhere.
+"""Signatures and keys for a simulated world: as long as Ed25519's, far faster, worth nothing elsewhere.
 
     public    = BLAKE2b(seed), 32 bytes        signature = BLAKE2b(label ‖ payload, key = public), 64 bytes
 
@@ -7,7 +7,12 @@ Anybody could make one, and nobody in the world does: an attacker there sends wr
 
 from __future__ import annotations
 
+from functools import cache
 from hashlib import blake2b
+
+from crypto.identity import KeyBundle
+from crypto.kem import KEM_SEED_BYTES, X25519_BYTES, HybridKey, RealPrimitives
+from dht.inbox import Machine
 
 
 def _signature(public: bytes, label: bytes, payload: bytes) -> bytes:
@@ -31,3 +36,15 @@ class ToySigner:
 
     def sign(self, label: bytes, payload: bytes) -> bytes:
         return _signature(self.public, label, payload)
+
+
+def toy_machine(signer: ToySigner) -> Machine:
+    """A machine whose signing key alone is its own: in the world nobody seals anything to anybody."""
+    static = _static()
+    bundle = KeyBundle(signer.public + static.x25519_public + static.kem_public)
+    return Machine(bundle, static, signer, RealPrimitives())
+
+
+@cache
+def _static() -> HybridKey:
+    return HybridKey.from_seeds(bytes(X25519_BYTES), bytes(KEM_SEED_BYTES))

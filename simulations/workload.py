@@ -13,13 +13,14 @@ from typing import Final
 from simulations.dice import Dice
 from simulations.figures import quantile
 from simulations.host import Host
-from simulations.population import Pool, Population, Species
+from simulations.population import Population, Species
 from simulations.scenario import MINUTE_US, SECOND_US, Work
 from simulations.world import World
 
 SETTLED_US: Final = 30 * SECOND_US
 """A newcomer's time to find its place: after it, it is asked for lookups and counts for offers."""
 HORIZON_US: Final = 30 * SECOND_US
+DRAWS: Final = 100
 IN_TIME_MS: Final = 5_000
 CURVE_MS: Final = 50
 """The width of a step of the coverage curve."""
@@ -77,7 +78,6 @@ class Workload:
         self._species = species
         self._work = work
         self._dice = Dice(world.seed, "work")
-        self._findable: Pool[Host] = Pool()
         self._asked_us: dict[int, dict[int, int]] = {}  # host → handle → since
         self._offers: dict[bytes, _Offer] = {}
         self._until_us = 0
@@ -96,7 +96,6 @@ class Workload:
         self._first_lookup(host, self._world.now_us + SETTLED_US)
 
     def left(self, host: Host) -> None:
-        self._findable.discard(host.index)
         self.lookups.asker_left += len(self._asked_us.pop(host.index, ()))
 
     def _first_lookup(self, host: Host, from_us: int) -> None:
@@ -109,11 +108,9 @@ class Workload:
         if host.died_us is not None or world.now_us > self._until_us:
             return
         world.call_at(world.now_us + self._work.lookup_us, self._look_up, host)
-        if len(self._findable) < 2:
+        target = self._somebody(host)
+        if target is None:
             return
-        target = self._findable.draw(self._dice)
-        while target is host:
-            target = self._findable.draw(self._dice)
         handle = self._species.look_up(host, target, world.now_us, world.unix_us(host))
         self.lookups.started += 1
         self._asked_us.setdefault(host.index, {})[handle] = world.now_us
@@ -129,18 +126,23 @@ class Workload:
         if world.now_us > self._until_us:
             return
         world.call_at(self._next_offer_us(), self._offer)
-        if not self._findable:
+        author = self._somebody()
+        if author is None:
             return
-        author = self._findable.draw(self._dice)
         name = self._species.offer(author, world.now_us, world.unix_us(author))
         self._offers[name] = _Offer(author, world.now_us, {author.index: world.now_us})
         world.call_at(world.now_us + HORIZON_US, self._sum_up, name)
         world.settle(author)
 
-    # ------------------------------------------------------------------ watching
+    def _somebody(self, but: Host | None = None) -> Host | None:
+        """Of those that have published; None where they are too few to be met."""
+        for _ in range(DRAWS):
+            host = self._population.present.draw(self._dice)
+            if host is not but and self._species.is_published(host):
+                return host
+        return None
 
-    def published(self, host: Host) -> None:
-        self._findable.add(host.index, host)
+    # ------------------------------------------------------------------ watching
 
     def looked_up(self, host: Host, handle: int, found: bool, right: bool, hops: int, messages: int) -> None:
         since_us = self._asked_us.get(host.index, {}).pop(handle, None)

@@ -19,7 +19,7 @@ from simulations.dice import Dice
 from simulations.host import Core, Host, Site
 from simulations.network import Conditions, Network
 
-START_UNIX_US: Final = 1_767_225_600_000_000  # 2026-01-01 00:00 UTC
+START_UNIX_US: Final = 1_767_268_800_000_000  # 2026-01-01 12:00 UTC: no day ends in an ordinary run
 SPIN_US: Final = 1_000  # between two ticks of a core at least, unless something came
 _TRACE_CHUNKS: Final = 20_000
 

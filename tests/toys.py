@@ -68,13 +68,14 @@ class Toys:
     def make(
         self, host: Host, entropy: Entropy, known: Sequence[Endpoint], now_us: int, unix_us: int
     ) -> Core:
-        toy = Toy(entropy, known, now_us)
-        toy.events.append(("published", 0))
-        return toy
+        return Toy(entropy, known, now_us)
 
     def look_up(self, host: Host, target: Host, now_us: int, unix_us: int) -> int:
         assert isinstance(host.core, Toy)
         return host.core.ask(target.endpoint)
+
+    def is_published(self, host: Host) -> bool:
+        return True
 
     def offer(self, host: Host, now_us: int, unix_us: int) -> bytes:
         assert isinstance(host.core, Toy)
@@ -82,11 +83,13 @@ class Toys:
         host.core.pass_on(name)
         return name
 
+    def counters(self, host: Host) -> Counter[str]:
+        assert isinstance(host.core, Toy)
+        return host.core.counters
+
     def hand_on(self, host: Host, watcher: Watcher) -> None:
         for what, value in host.core.events:
-            if what == "published":
-                watcher.published(host)
-            elif what == "found":
+            if what == "found":
                 watcher.looked_up(host, value, found=True, right=True, hops=1, messages=2)
             else:
                 watcher.heard(host, value)

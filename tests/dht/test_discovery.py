@@ -81,7 +81,7 @@ class Mesh:
         for datagram, to in node.core.outgoing:
             node.asked.add(to)
             heapq.heappush(self._heap, (self.now + LATENCY, next(self._order), to, datagram, node.endpoint))
-        node.core.outgoing = []  # as the shell does
+        node.core.outgoing.clear()  # as the shell does
 
     def run(self, seconds: float) -> None:
         until = self.now + int(seconds * SECOND)
@@ -226,7 +226,8 @@ def test_a_public_tag_is_heard_by_who_subscribed(mesh: Mesh) -> None:
 def test_what_is_found_is_told_after_the_shell_has_emptied_the_events(mesh: Mesh) -> None:
     """It takes the list away and leaves another."""
     asker, other = mesh.nodes[3], mesh.nodes[8]
-    asker.core.events, asker.core.outgoing = [], []
+    asker.core.events.clear()
+    asker.core.outgoing.clear()
     assert mesh.find(asker, other, other.secret) is not None
 
 

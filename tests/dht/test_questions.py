@@ -162,6 +162,19 @@ def test_patience_follows_the_round_trips() -> None:
     assert patience.wait_us() == FIRST_US, "it may be the network that has become slow"
 
 
+def test_questions_learn_patience_from_their_answers() -> None:
+    made, now_us = questions(), 0
+    for _ in range(30):
+        made.ping(contact(1), Listener(), now_us)
+        [(datagram, to)] = sent(made)
+        now_us += 2 * SECOND
+        assert made.settle(pong(datagram), to, now_us - 2 * SECOND + 50_000) is not None
+    made.ping(contact(1), Listener(), now_us)
+    assert made.deadline_us() == now_us + LEAST_US
+    made.expire(now_us + LEAST_US)
+    assert made.patience.failing > 0
+
+
 @given(st.lists(st.one_of(st.none(), st.integers(0, 10**7)), max_size=300))
 def test_patience_has_bounds(trips: list[int | None]) -> None:
     patience = Patience()
