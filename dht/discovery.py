@@ -213,21 +213,28 @@ class Discovery:
             self._dues[number] = core.deadline_us()
 
     def tick(self, now_us: int, unix_us: int) -> None:
-        for core in self._cores:
-            if core.deadline_us() <= now_us:
+        dues = self._dues or self._ask_dues()
+        for number, core in enumerate(self._cores):
+            if dues[number] <= now_us:
                 core.tick(now_us, unix_us)
-        self._standings.tick(now_us)
-        self.presence.announcer.tick(now_us, unix_us)
-        if now_us - self._swept_us >= SWEEP_US:
-            self._swept_us = now_us
-            self._sweep(now_us, unix_us // 1_000_000)
-        self._collect(now_us, unix_us)
+                dues[number] = core.deadline_us()
+        own = dues[-1] <= now_us
+        if own:
+            self._standings.tick(now_us)
+            self.presence.announcer.tick(now_us, unix_us)
+            if now_us - self._swept_us >= SWEEP_US:
+                self._swept_us = now_us
+                self._sweep(now_us, unix_us // 1_000_000)
+        if own or any(core.events for core in self._cores):
+            self._collect(now_us, unix_us)
 
     def deadline_us(self) -> int:
-        if not self._dues:
-            own = (self._standings.due_us, self.presence.announcer.due_us, self._swept_us + SWEEP_US)
-            self._dues = [*(core.deadline_us() for core in self._cores), *own]
-        return min(self._dues)
+        return min(self._dues or self._ask_dues())
+
+    def _ask_dues(self) -> list[int]:
+        own = min(self._standings.due_us, self.presence.announcer.due_us, self._swept_us + SWEEP_US)
+        self._dues = [*(core.deadline_us() for core in self._cores), own]
+        return self._dues
 
     def _sweep(self, now_us: int, unix: int) -> None:
         self.offers.expire(unix)

@@ -61,7 +61,4 @@ class Handoff:
 
 def _ours(table: RoutingTable, target: int, newcomer: Contact) -> bool:
     """Whether we were the closest before."""
-    distance = table.own ^ target
-    return all(
-        other is newcomer or other.long_id ^ target > distance for other in table.find_neighbors(target, 2)
-    )
+    return not any(other is not newcomer for other in table.closer_than_we(target))

@@ -237,6 +237,15 @@ class RoutingTable(KademliaTable):  # type: ignore[misc]
             found += _closest(failing, target, k - len(found))
         return found
 
+    def closer_than_we(self, target: int) -> Iterator[Contact]:
+        """Those that are closer to `target` than our own id is, the failing left out. They share with us as
+        many bits as the target does, or more."""
+        own = self.own ^ target
+        for bucket in self.buckets[self.level(target) :]:
+            for contact in bucket.nodes.values():
+                if contact.long_id ^ target < own and contact.id not in self.failures:
+                    yield contact
+
     def _living(self, buckets: Iterable[Bucket]) -> list[Contact]:
         found = [contact for bucket in buckets for contact in bucket.nodes.values()]
         if self.failures:

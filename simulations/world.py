@@ -125,12 +125,14 @@ class World:
         """Nothing where another timer took this one's place; no tick where the deadline was put off."""
         if host.wake_us != time_us:
             return
-        host.wake_us = None
-        if host.core.deadline_us() <= time_us:
+        deadline_us = host.core.deadline_us()
+        if deadline_us <= time_us:
+            host.wake_us = None
             host.core.tick(time_us, self.unix_us(host))
             self.settle(host, time_us + SPIN_US)
         else:
-            self.settle(host)
+            host.wake_us = deadline_us
+            self.call_at(deadline_us, self._wake, host, deadline_us)
 
     def _flush_trace(self) -> None:
         self._hash.update(b"".join(self._trace))
