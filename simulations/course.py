@@ -2,33 +2,49 @@
 
     0 ── joining ── settled ─▶ begin ── minutes: churn, lookups, offers, partitions ── end ── horizon ─▶ over
 
-It is pure: who shows a progress bar, or measures memory, stands outside (simulations/sim/).
+It is pure: who shows a progress bar, measures memory, or runs parts of it in several processes stands outside
+(simulations/sim/).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from simulations.churn import Churn
 from simulations.host import Counts, Host
 from simulations.population import Population, Species
 from simulations.scenario import MINUTE_US, SECOND_US, Scenario
-from simulations.workload import HORIZON_US, SETTLED_US, Workload
-from simulations.world import World
+from simulations.workload import HORIZON_US, SETTLED_US, Part, Workload
+from simulations.world import Exchange, World
 
 STEP_US: Final = SECOND_US // 4
 """Of virtual time, between two calls of `progress`."""
 
 
-class Course:
-    """One scenario with one species of nodes. Same seed, same course."""
+@dataclass(slots=True)
+class Share:
+    """What one of several processes has at the end."""
 
-    def __init__(self, scenario: Scenario, species: Species) -> None:
+    trace: str
+    delivered: int
+    work: Part
+    kinds: Counter[bytes]
+    network: Counter[str]
+    cores: Counter[str]
+    counts: list[tuple[int, Counts]]
+
+
+class Course:
+    """One scenario with one species of nodes. Same seed, same course. `exchange`: with the processes that run
+    the rest of it."""
+
+    def __init__(self, scenario: Scenario, species: Species, exchange: Exchange | None = None) -> None:
         self.scenario = scenario
         self.species = species
-        self.world = World(scenario.seed, scenario.network, self._on_events)
+        self.world = World(scenario.seed, scenario.network, self._on_events, exchange)
         self.population = Population(self.world, scenario, species)
         self.workload = Workload(self.world, self.population, species, scenario.work)
         self.churn = Churn(self.world, self.population, scenario.work.churn_ppm)
@@ -41,6 +57,8 @@ class Course:
         """Of the minutes that count, as `Network.kinds`."""
         self.counts: list[tuple[int, Counts]] = []
         """Of each host: how long it was there in the minutes that count, in µs, and what it carried."""
+        self.cores: Counter[str] = Counter()
+        """What the cores of those who are there at the end have counted."""
         for number in range(scenario.nodes):
             self.world.call_at(scenario.joining_us * number // scenario.nodes, self.population.join)
         self.world.call_at(self.begin_us, self._begin)
@@ -50,17 +68,38 @@ class Course:
             self.world.call_at(self.begin_us + partition.to_us, self._cut, 0)
 
     def run(self, progress: Callable[[], None]) -> None:
-        """To the end; `progress` is called again and again and must not touch the world."""
+        """To the end; `progress` is called again and again and must not touch the world. What other processes
+        have is to be absorbed then, and the course finished."""
         while self.world.now_us < self.over_us:
             self.world.run(min(self.world.now_us + STEP_US, self.over_us))
             progress()
+        for host in self._hosts():
+            self.cores.update(self.species.counters(host))
 
-    def counters(self) -> Counter[str]:
-        """What the cores of those who are there have counted."""
-        total: Counter[str] = Counter()
-        for host in self.world.hosts.values():
-            total.update(self.species.counters(host))
-        return total
+    def share(self) -> Share:
+        """This process's."""
+        world = self.world
+        counted = world.network.counters
+        return Share(
+            world.trace, world.delivered, self.workload.part(), self.kinds, counted, self.cores, self.counts
+        )
+
+    def absorb(self, share: Share) -> None:
+        """Another process's."""
+        self.world.absorb(share.trace, share.delivered)
+        self.workload.absorb(share.work)
+        self.kinds += share.kinds
+        self.world.network.counters += share.network
+        self.cores += share.cores
+        self.counts += share.counts
+
+    def finish(self) -> None:
+        """Every share is here."""
+        self.workload.finish()
+
+    def _hosts(self) -> list[Host]:
+        """Those that are there, and whose cores are in this process."""
+        return [host for host in self.world.hosts.values() if self.world.runs(host)]
 
     def _measured_us(self, host: Host) -> int:
         until_us = self.end_us if host.died_us is None else min(host.died_us, self.end_us)
@@ -76,7 +115,8 @@ class Course:
     def _end(self) -> None:
         """What is sent from now on does not count."""
         self.kinds = Counter(self.world.network.kinds)
-        self.counts = [(self._measured_us(host), host.counts) for host in self.population.all]
+        runs = self.world.runs
+        self.counts = [(self._measured_us(host), host.counts) for host in self.population.all if runs(host)]
         for host in self.world.hosts.values():
             host.counts = Counts()
 

@@ -1,7 +1,8 @@
 """Nodes of the simulated world as the product has them: dht/discovery.py, but for what they sign with.
 
-Signatures are toys, work stamps ask for no work, and one `Records` reads for all, so that what many nodes
-store is one object: a signature is a pure function, and the world may remember one that it has verified.
+Signatures are toys, work stamps ask for no work, and one `Records` reads for all of a process, so that what
+many nodes store is one object: a signature is a pure function, and the world may remember one that it has
+verified.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dht.finding import MachineFound
 from dht.locations import Location
 from dht.marketplace import Listing, Market
 from dht.offers import Offer
+from dht.overlay import Overlay
 from dht.records import Records
 from simulations.dice import Entropy
 from simulations.host import Core, Host
@@ -23,6 +25,20 @@ from simulations.population import Watcher
 from simulations.toycrypto import ToySignatures, ToySigner, toy_machine
 
 _LOCATION: Final = "location 0"  # as dht/presence.py names it
+
+
+@dataclass(slots=True)
+class Known:
+    """What a node's friends know of it. `offered`: how many offers it was asked to make."""
+
+    signer: ToySigner
+    machine_id: bytes
+    secret: bytes
+    offered: int = 0
+
+
+class _Published:
+    """One more kind of event: its location lies with others for the first time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +60,7 @@ class _Market(Market):
     def learn(self, raw: bytes, unix: int) -> Listing | None:
         listing = super().learn(raw, unix)
         if listing is not None:
-            self._tell(_News(_name(listing.signer, listing.offer)))
+            self._tell(_News(_name(listing.signer, listing.offer.since)))
         return listing
 
 
@@ -52,24 +68,26 @@ class _Discoverer(Discovery):
     """`targets`: whom it looks for, by handle."""
 
     def __init__(self, host: Host, entropy: Entropy, records: Records, now_us: int) -> None:
-        signer = ToySigner(entropy(32))
-        machine = toy_machine(signer)
-        secret, lodging = entropy(16), entropy(32)
+        known: Known = host.known
         super().__init__(
-            *(machine, secret, lodging, entropy, now_us),
+            *(toy_machine(known.signer), known.secret, entropy(32), entropy, now_us),
             families=(4, 6) if host.endpoint6 else (4,),
             signatures=_SIGNATURES,
             signer_of=ToySigner,
             work=(0, 0),
             records=records,
         )
-        self.public = signer.public
-        self.machine_id = machine.bundle.machine_id
-        self.secret = secret
         self.targets: dict[int, Host] = {}
-        self.offered = 0
+        self.published = False
         events: list[Any] = self.events  # a longer union than the product's
         self.offers = _Market(records, entropy, events.append)
+
+    def _on_outcome(self, overlay: Overlay, outcome: Any, now_us: int, unix_us: int) -> None:
+        super()._on_outcome(overlay, outcome, now_us, unix_us)
+        if not self.published and self.presence.announcer.stored(_LOCATION):
+            self.published = True
+            events: list[Any] = self.events
+            events.append(_Published())
 
 
 class Discoverers:
@@ -77,6 +95,10 @@ class Discoverers:
 
     def __init__(self) -> None:
         self._records = Records(_SIGNATURES)
+
+    def introduce(self, host: Host, entropy: Entropy) -> None:
+        signer = ToySigner(entropy(32))
+        host.known = Known(signer, toy_machine(signer).bundle.machine_id, entropy(16))
 
     def make(
         self, host: Host, entropy: Entropy, known: Sequence[Endpoint], now_us: int, unix_us: int
@@ -87,21 +109,22 @@ class Discoverers:
         core.bootstrap(known, now_us)
         return core
 
-    def is_published(self, host: Host) -> bool:
-        return _core(host).presence.announcer.stored(_LOCATION) > 0
-
     def look_up(self, host: Host, target: Host, now_us: int, unix_us: int) -> int:
-        core, other = _core(host), _core(target)
-        handle = core.lookup_machine(other.machine_id, other.public, other.secret, now_us, unix_us)
+        core, other = _core(host), _known(target)
+        handle = core.lookup_machine(other.machine_id, other.signer.public, other.secret, now_us, unix_us)
         core.targets[handle] = target
         return handle
 
-    def offer(self, host: Host, now_us: int, unix_us: int) -> bytes:
-        core = _core(host)
-        core.offered += 1
-        offer = Offer(core.machine_id, 60, 1, 5, ("EU", "CH"), "DE", since=core.offered)
-        core.offer(offer, now_us, unix_us)
-        return _name(core.public, offer)
+    def name_offer(self, host: Host) -> bytes:
+        known = _known(host)
+        known.offered += 1
+        return _name(known.signer.public, known.offered)
+
+    def offer(self, host: Host, name: bytes, now_us: int, unix_us: int) -> None:
+        known = _known(host)
+        offer = Offer(known.machine_id, 60, 1, 5, ("EU", "CH"), "DE", since=known.offered)
+        assert name == _name(known.signer.public, offer.since)
+        _core(host).offer(offer, now_us, unix_us)
 
     def counters(self, host: Host) -> Mapping[str, int]:
         counted: dict[str, int] = _core(host).status(0)["counters"]
@@ -114,6 +137,8 @@ class Discoverers:
         for event in events:
             if isinstance(event, _News):
                 watcher.heard(host, event.name)
+            elif isinstance(event, _Published):
+                watcher.published(host)
             elif isinstance(event, MachineFound):
                 target, location = core.targets.pop(event.handle), event.location
                 is_right = location is not None and _is_of(location, target)
@@ -130,8 +155,13 @@ def _core(host: Host) -> _Discoverer:
     return host.core
 
 
-def _name(signer: bytes, offer: Offer) -> bytes:
-    return signer + offer.since.to_bytes(8, "big")
+def _known(host: Host) -> Known:
+    assert isinstance(host.known, Known)
+    return host.known
+
+
+def _name(signer: bytes, number: int) -> bytes:
+    return signer + number.to_bytes(8, "big")
 
 
 def _is_of(location: Location, target: Host) -> bool:

@@ -25,15 +25,19 @@ class Site:
     """What one line to the internet has behind it: one public host, or a NAT with hosts inside.
 
     `lot`: 0 to 999,999, who is cut off when a share of all is. `hosts`: by what their datagrams are addressed
-    to in the end, their public endpoint or the one inside."""
+    to in the end, their public endpoint or the one inside. `number`: of all sites; it decides which process
+    runs what is there."""
 
-    __slots__ = ("access_us", "hosts", "lot", "nat", "region")
+    __slots__ = ("access_us", "hosts", "lot", "nat", "number", "region")
 
-    def __init__(self, region: int, access_us: int, lot: int, nat: Nat | None = None) -> None:
+    def __init__(
+        self, region: int, access_us: int, lot: int, nat: Nat | None = None, number: int = 0
+    ) -> None:
         self.region = region
         self.access_us = access_us
         self.lot = lot
         self.nat = nat
+        self.number = number
         self.hosts: dict[Endpoint, Host] = {}
 
 
@@ -48,16 +52,20 @@ class Counts:
 
 class Host:
     """`endpoint`: its own IPv4 one, private behind a NAT. `endpoint6`: never behind a NAT; b"" where it has
-    none. `skew_us`: how far its clock is off."""
+    none. `skew_us`: how far its clock is off. `known`: what its friends know of it, by its species. `acts`:
+    how many things it has put on the heap. `chance`: the state of what the network does to its datagrams."""
 
     __slots__ = (
+        "acts",
         "born_us",
+        "chance",
         "core",
         "counts",
         "died_us",
         "endpoint",
         "endpoint6",
         "index",
+        "known",
         "site",
         "skew_us",
         "wake_us",
@@ -72,6 +80,9 @@ class Host:
         self.endpoint6 = endpoint6
         self.skew_us = skew_us
         self.core: Core
+        self.known: Any = None
+        self.acts = 0
+        self.chance = index
         self.born_us = 0
         self.died_us: int | None = None
         self.wake_us: int | None = None

@@ -1,7 +1,8 @@
 """What a datagram meets between two hosts of a simulated world: distance, loss, NATs, a cut.
 
-Chance is drawn once for each datagram, 64 bits: 32 for loss, 10 each for a copy and for lateness, 12 for
-jitter. Distances come from simulations/places.py; all times are integers, microseconds of virtual time.
+Chance is drawn once for each datagram, from its sender's own: 64 bits, 32 for loss, 10 each for a copy and
+for lateness, 12 for jitter. Distances come from simulations/places.py; all times are integers, microseconds
+of virtual time.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dht.endpoints import IPV4_BYTES, Endpoint
-from simulations.dice import MILLION, Dice
+from simulations.dice import MILLION, chance
 from simulations.host import Host, Site
 from simulations.places import ONE_WAY_US
 
@@ -30,20 +31,19 @@ class Conditions:
     jitter_us: int = 4_000
 
 
-Put = Callable[[int, Site, bytes, Endpoint, Endpoint], None]
-"""put(arrival_us, site, datagram, source, destination)"""
+Put = Callable[[int, Host, Site, bytes, Endpoint, Endpoint], None]
+"""put(arrival_us, sender, site, datagram, source, destination)"""
 
 
 class Network:
     """`put`: who brings a datagram to a site when it is time. What does not arrive is counted, with why."""
 
-    def __init__(self, conditions: Conditions, dice: Dice, put: Put) -> None:
+    def __init__(self, conditions: Conditions, put: Put) -> None:
         self.counters: Counter[str] = Counter()
         self.kinds: Counter[bytes] = Counter()
         """Datagrams sent by their first three bytes: whose they are, a msgpack array's head, the kind."""
         self.cut_below = 0
         """While above 0, sites whose lot is below it, and the others, do not hear each other."""
-        self._bits = dice.bits
         self._put = put
         self._sites: dict[bytes, Site] = {}
         self._lost_below = (conditions.loss_ppm << 32) // MILLION
@@ -83,18 +83,18 @@ class Network:
         if self.cut_below and (site.lot < self.cut_below) != (target.lot < self.cut_below):
             self.counters["cut off"] += 1
             return
-        chance = self._bits(64)
-        if chance & 0xFFFF_FFFF < self._lost_below:
+        host.chance, drawn = chance(host.chance)
+        if drawn & 0xFFFF_FFFF < self._lost_below:
             self.counters["lost"] += 1
             return
         delay_us = ONE_WAY_US[site.region][target.region] + site.access_us + target.access_us
-        delay_us += (chance >> 52) * self._jitter_us >> 12
-        if chance >> 32 & 0x3FF < self._late_below:
-            delay_us += self._late_us()
-        self._put(now_us + delay_us, target, datagram, source, destination)
-        if chance >> 42 & 0x3FF < self._twice_below:
+        delay_us += (drawn >> 52) * self._jitter_us >> 12
+        if drawn >> 32 & 0x3FF < self._late_below:
+            delay_us += _late_us(host)
+        self._put(now_us + delay_us, host, target, datagram, source, destination)
+        if drawn >> 42 & 0x3FF < self._twice_below:
             self.counters["duplicated"] += 1
-            self._put(now_us + delay_us + self._late_us(), target, datagram, source, destination)
+            self._put(now_us + delay_us + _late_us(host), host, target, datagram, source, destination)
 
     def arrive(self, site: Site, source: Endpoint, destination: Endpoint, now_us: int) -> Host | None:
         """Whose socket a datagram comes to; None where a NAT drops it, or nobody is there any more."""
@@ -114,5 +114,11 @@ class Network:
             self.counters["nobody there"] += 1
         return host
 
-    def _late_us(self) -> int:
-        return self._bits(32) * LATE_US >> 32
+    def site_at(self, destination: Endpoint) -> Site:
+        """Where a datagram that was posted goes to."""
+        return self._sites[destination[:-2]]
+
+
+def _late_us(host: Host) -> int:
+    host.chance, drawn = chance(host.chance)
+    return drawn * LATE_US >> 64

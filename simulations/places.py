@@ -35,6 +35,8 @@ ONE_WAY_US: Final = tuple(
     for here in range(len(REGIONS))
 )
 ACCESS_US: Final = (2_000, 12_000)  # one way between a host and its continent's data centre
+SOONEST_US: Final = min(map(min, ONE_WAY_US)) + 2 * ACCESS_US[0]
+"""No datagram is under way between two sites for less."""
 _NEIGHBOURS_PPM: Final = 125_000  # of a million hosts: those in a /24 where another one is already
 _SPECIAL: Final = (10, 100, 127)  # first octets that are not, or not all, global unicast (RFC 6890)
 

@@ -26,6 +26,9 @@ Item = TypeVar("Item")
 class Watcher(Protocol):
     """Who is told what became of a host's doings."""
 
+    def published(self, host: Host) -> None:
+        """Its own record lies with others now: it can be looked up."""
+
     def looked_up(self, host: Host, handle: int, found: bool, right: bool, hops: int, messages: int) -> None:
         """A lookup has ended; `hops`: as deep as the answer lay."""
 
@@ -34,7 +37,10 @@ class Watcher(Protocol):
 
 
 class Species(Protocol):
-    """One kind of node."""
+    """One kind of node. What it says of a host that another process runs it says without its core."""
+
+    def introduce(self, host: Host, entropy: Entropy) -> None:
+        """Note in `host.known` what its friends know of it. Called before `make`, with the same entropy."""
 
     def make(
         self, host: Host, entropy: Entropy, known: Sequence[Endpoint], now_us: int, unix_us: int
@@ -44,11 +50,11 @@ class Species(Protocol):
     def look_up(self, host: Host, target: Host, now_us: int, unix_us: int) -> int:
         """Have it look for another one's record: a handle, unique for this host."""
 
-    def is_published(self, host: Host) -> bool:
-        """Whether its own record lies with others: it can be looked up."""
+    def name_offer(self, host: Host) -> bytes:
+        """By which `heard` will tell of the offer that it publishes next."""
 
-    def offer(self, host: Host, now_us: int, unix_us: int) -> bytes:
-        """Have it publish an offer: the name by which `heard` tells it."""
+    def offer(self, host: Host, name: bytes, now_us: int, unix_us: int) -> None:
+        """Have it publish the offer that was named."""
 
     def counters(self, host: Host) -> Mapping[str, int]:
         """What its core has counted."""
@@ -105,6 +111,7 @@ class Population:
         self._places = Places(Dice(world.seed, "places"))
         self._open: dict[Kind, Site] = {}  # NATs with room inside
         self._inside: dict[Kind, int] = {}
+        self._sites = 0
 
     def join(self) -> None:
         """One more, now."""
@@ -116,7 +123,10 @@ class Population:
         self.present.add(host.index, host)
         if host.is_public:
             self._public.add(host.index, host.endpoint)
-        core = self._species.make(host, entropy, known, world.now_us, world.unix_us(host))
+        self._species.introduce(host, entropy)
+        core = None
+        if world.runs(host):
+            core = self._species.make(host, entropy, known, world.now_us, world.unix_us(host))
         world.add(host, core)
         self.joined(host)
 
@@ -125,7 +135,9 @@ class Population:
         self._world.remove(host)
         self.present.discard(host.index)
         self._public.discard(host.index)
-        del host.core
+        if self._world.runs(host):
+            del host.core
+        host.known = None
         self.left(host)
 
     def _introductions(self) -> list[Endpoint]:
@@ -166,7 +178,9 @@ class Population:
         if kind is not None:
             nats, first = self._scenario.nats, FIRST_PORT + self._dice.below(PORTS)
             nat = Nat(kind, self._places.address(), nats.timeout_us, hairpin=nats.hairpin, first=first)
-        return Site(self._places.region(), self._places.access_us(), self._dice.below(MILLION), nat)
+        self._sites += 1
+        region, access_us = self._places.region(), self._places.access_us()
+        return Site(region, access_us, self._dice.below(MILLION), nat, self._sites)
 
 
 def _nothing(_host: Host) -> None:

@@ -2,10 +2,14 @@
 
 A lookup is for a record whose publisher is alive and has published. An offer counts for the nodes that were
 in the world SETTLED_US before it and are still there HORIZON_US after it.
+
+Where several processes run a world, each draws all of the work, does what is its hosts', and watches those;
+`part` and `absorb` bring together what they saw.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
@@ -39,6 +43,17 @@ class Lookups:
     messages: Counter[int] = field(default_factory=Counter)
     times_ms: list[int] = field(default_factory=list)
 
+    def absorb(self, other: Lookups) -> None:
+        """Another process's."""
+        self.started += other.started
+        self.right += other.right
+        self.wrong += other.wrong
+        self.empty += other.empty
+        self.asker_left += other.asker_left
+        self.hops += other.hops
+        self.messages += other.messages
+        self.times_ms += other.times_ms
+
 
 @dataclass(frozen=True, slots=True)
 class Spread:
@@ -61,6 +76,26 @@ class _Offer:
     heard_us: dict[int, int] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class Reach:
+    """How far an offer came in one process's part. `heard`: of nodes at all; `delays_ms`: of those that were
+    `subscribed`, a two-byte number each. `orphaned`: its author has vanished."""
+
+    at_s: int
+    orphaned: bool
+    heard: int
+    subscribed: int
+    delays_ms: array[int]
+
+
+@dataclass(slots=True)
+class Part:
+    """What one process saw."""
+
+    lookups: Lookups
+    reaches: list[Reach]
+
+
 class Workload:
     """A Watcher of the nodes, and who gives them something to do."""
 
@@ -80,7 +115,10 @@ class Workload:
         self._dice = Dice(world.seed, "work")
         self._asked_us: dict[int, dict[int, int]] = {}  # host → handle → since
         self._offers: dict[bytes, _Offer] = {}
+        self._reaches: list[Reach] = []
+        self._findable: set[int] = set()  # indexes of those that have published
         self._until_us = 0
+        world.told = self._findable.add
 
     # ------------------------------------------------------------------ giving work
 
@@ -111,6 +149,8 @@ class Workload:
         target = self._somebody(host)
         if target is None:
             return
+        if not world.runs(host):
+            return
         handle = self._species.look_up(host, target, world.now_us, world.unix_us(host))
         self.lookups.started += 1
         self._asked_us.setdefault(host.index, {})[handle] = world.now_us
@@ -129,20 +169,25 @@ class Workload:
         author = self._somebody()
         if author is None:
             return
-        name = self._species.offer(author, world.now_us, world.unix_us(author))
-        self._offers[name] = _Offer(author, world.now_us, {author.index: world.now_us})
+        name = self._species.name_offer(author)
+        self._offers[name] = _Offer(author, world.now_us)
         world.call_at(world.now_us + HORIZON_US, self._sum_up, name)
-        world.settle(author)
+        if world.runs(author):
+            self._species.offer(author, name, world.now_us, world.unix_us(author))
+            world.settle(author)
 
     def _somebody(self, but: Host | None = None) -> Host | None:
         """Of those that have published; None where they are too few to be met."""
         for _ in range(DRAWS):
             host = self._population.present.draw(self._dice)
-            if host is not but and self._species.is_published(host):
+            if host is not but and host.index in self._findable:
                 return host
         return None
 
     # ------------------------------------------------------------------ watching
+
+    def published(self, host: Host) -> None:
+        self._world.tell(host)
 
     def looked_up(self, host: Host, handle: int, found: bool, right: bool, hops: int, messages: int) -> None:
         since_us = self._asked_us.get(host.index, {}).pop(handle, None)
@@ -161,31 +206,63 @@ class Workload:
 
     def heard(self, host: Host, offer: bytes) -> None:
         known = self._offers.get(offer)
-        if known is not None:
+        if known is not None and host is not known.author:
             known.heard_us.setdefault(host.index, self._world.now_us)
 
     def _sum_up(self, name: bytes) -> None:
         """An offer has had its time."""
         offer = self._offers.pop(name)
-        if len(offer.heard_us) == 1 and offer.author.died_us is not None:
-            self.stillborn += 1
-            return
         subscribed = [
             host.index
             for host in self._world.hosts.values()
-            if host.born_us + SETTLED_US <= offer.since_us and host is not offer.author
+            if host.born_us + SETTLED_US <= offer.since_us
+            and host is not offer.author
+            and self._world.runs(host)
         ]
         heard_us = [offer.heard_us[index] for index in subscribed if index in offer.heard_us]
-        delays_ms = sorted((time_us - offer.since_us) // 1_000 for time_us in heard_us)
+        self._reaches.append(
+            Reach(
+                at_s=offer.since_us // SECOND_US,
+                orphaned=offer.author.died_us is not None,
+                heard=len(offer.heard_us),
+                subscribed=len(subscribed),
+                delays_ms=array("H", [(time_us - offer.since_us) // 1_000 for time_us in heard_us]),
+            )
+        )
+
+    # ------------------------------------------------------------------ bringing together
+
+    def part(self) -> Part:
+        """What was seen here."""
+        return Part(self.lookups, self._reaches)
+
+    def absorb(self, part: Part) -> None:
+        """What another process saw."""
+        self.lookups.absorb(part.lookups)
+        for reach, other in zip(self._reaches, part.reaches, strict=True):
+            reach.heard += other.heard
+            reach.subscribed += other.subscribed
+            reach.delays_ms += other.delays_ms
+
+    def finish(self) -> None:
+        """All parts are here: how far each offer came."""
+        for reach in self._reaches:
+            if reach.orphaned and not reach.heard:
+                self.stillborn += 1
+            else:
+                self._finish(reach)
+
+    def _finish(self, reach: Reach) -> None:
+        delays_ms = sorted(reach.delays_ms)
         for delay_ms in delays_ms:
             self.curve[delay_ms // CURVE_MS] += 1
-        self.subscribed += len(subscribed)
-        never = [HORIZON_US] * (len(subscribed) - len(delays_ms))
+        self.subscribed += reach.subscribed
+        never = [HORIZON_US] * (reach.subscribed - len(delays_ms))
         t50, t90, t99 = (quantile(delays_ms + never, part) for part in (50, 90, 99))
         self.spreads.append(
             Spread(
-                at_s=offer.since_us // SECOND_US,
-                subscribed=len(subscribed),
+                at_s=reach.at_s,
+                subscribed=reach.subscribed,
                 reached=sum(delay_ms <= IN_TIME_MS for delay_ms in delays_ms),
                 t50_ms=_heard(t50),
                 t90_ms=_heard(t90),

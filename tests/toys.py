@@ -29,6 +29,7 @@ class Toy:
         self.asked: dict[bytes, int] = {}
         self.seen: set[bytes] = set()
         self.at_us = now_us
+        self.events.append(("published", b""))
 
     def receive(self, datagram: bytes, source: Endpoint, now_us: int, unix_us: int) -> None:
         kind, rest = datagram[:3], datagram[3:]
@@ -70,18 +71,21 @@ class Toys:
     ) -> Core:
         return Toy(entropy, known, now_us)
 
+    def introduce(self, host: Host, entropy: Entropy) -> None:
+        host.known = [entropy(8), 0]
+
+    def name_offer(self, host: Host) -> bytes:
+        host.known[1] += 1
+        name: bytes = host.known[0] + host.known[1].to_bytes(4, "big")
+        return name
+
     def look_up(self, host: Host, target: Host, now_us: int, unix_us: int) -> int:
         assert isinstance(host.core, Toy)
         return host.core.ask(target.endpoint)
 
-    def is_published(self, host: Host) -> bool:
-        return True
-
-    def offer(self, host: Host, now_us: int, unix_us: int) -> bytes:
+    def offer(self, host: Host, name: bytes, now_us: int, unix_us: int) -> None:
         assert isinstance(host.core, Toy)
-        name = host.core.entropy(12)
         host.core.pass_on(name)
-        return name
 
     def counters(self, host: Host) -> Counter[str]:
         assert isinstance(host.core, Toy)
@@ -91,6 +95,8 @@ class Toys:
         for what, value in host.core.events:
             if what == "found":
                 watcher.looked_up(host, value, found=True, right=True, hops=1, messages=2)
+            elif what == "published":
+                watcher.published(host)
             else:
                 watcher.heard(host, value)
         host.core.events.clear()

@@ -1,4 +1,4 @@
-"""`zeqnode sim`: worlds of thousands of nodes in this process, in virtual time."""
+"""`zeqnode sim`: worlds of thousands of nodes on this machine, in virtual time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 from cyclopts import App, Parameter
+from cyclopts.validators import Number
 from rich.console import Console
 from rich.table import Table
 
@@ -23,6 +24,14 @@ Json = Annotated[
     bool,
     Parameter(
         name="--json", negative="", show_default=False, help="Print the report as JSON; the rest to stderr."
+    ),
+]
+Processes = Annotated[
+    int | None,
+    Parameter(
+        validator=Number(gte=1, lte=64),
+        show_default=False,
+        help="How many share the work; by itself one for each core. The course is the same.",
     ),
 ]
 Save = Annotated[Path | None, Parameter(show_default=False)]
@@ -44,6 +53,7 @@ def run(
     seed: int | None = None,
     nodes: int | None = None,
     minutes: int | None = None,
+    processes: Processes = None,
     as_json: Json = False,
     save: Save = None,
 ) -> int:
@@ -75,7 +85,7 @@ def run(
 
     chosen = scenario.load(file).changed(nodes, minutes, seed)
     console = Console(stderr=as_json)
-    report = runner.run(chosen, Discoverers(), console)
+    report = runner.run(chosen, Discoverers, console, processes)
     console.print(table.table(report))
     _keep(console, save, {"report.json": runner.as_json(report), "report.html": page.page(report)})
     if as_json:
@@ -89,6 +99,7 @@ def scale(
     sizes: Annotated[str, Parameter(help="Numbers of nodes, with commas between.")] = "100,1000,10000",
     file: str = "market",
     minutes: int | None = None,
+    processes: Processes = None,
     as_json: Json = False,
     save: Save = None,
 ) -> int:
@@ -121,7 +132,7 @@ def scale(
         raise Usage(f"--sizes {sizes}: give numbers with commas between, like 100,1000.") from None
     chosen = [scenario.load(file).changed(number, minutes, None) for number in numbers]
     console = Console(stderr=as_json)
-    reports = [runner.run(each, Discoverers(), console) for each in chosen]
+    reports = [runner.run(each, Discoverers, console, processes) for each in chosen]
     console.print(table.sizes(reports, _SCALE_KEYS))
     _keep(console, save, {"report.json": runner.as_json(reports), "report.html": page.sizes_page(reports)})
     if as_json:

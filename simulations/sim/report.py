@@ -63,7 +63,7 @@ def of(course: Course, cost: Cost) -> dict[str, Any]:
         "load": _load(course.counts),
         "kinds": _kinds(course),
         "network": dict(sorted(course.world.network.counters.items())),
-        "cores": dict(sorted(course.counters().items())),
+        "cores": dict(sorted(course.cores.items())),
     }
 
 

@@ -2,58 +2,47 @@
 
 from __future__ import annotations
 
-import gc
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from rich.console import Console
 
 from node.errors import NotWritable
 from simulations.course import Course
-from simulations.population import Species
-from simulations.scenario import MINUTE_US, Scenario
-from simulations.sim import report
+from simulations.scenario import Scenario
+from simulations.sim import processes, report
 from simulations.sim.screen import Screen
 
-_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
-
-def run(scenario: Scenario, species: Species, console: Console) -> dict[str, Any]:
-    """The report. Memory is the most that was resident at the end of a virtual minute."""
+def run(
+    scenario: Scenario, species: processes.MakeSpecies, console: Console, count: int | None = None
+) -> dict[str, Any]:
+    """The report. `count`: by how many processes; None: as many as are of use. Memory is the most that was
+    resident at the end of a virtual minute, in all of them."""
     from simulations.bench import machine
 
-    gc.collect()
-    base = _resident()
+    count = processes.sensible(scenario.nodes) if count is None else count
     began_s = time.perf_counter()
-    course, screen = Course(scenario, species), Screen(console)
-    most, minute = 0, 0
-
-    def progress() -> None:
-        nonlocal most, minute
-        if course.world.now_us // MINUTE_US > minute:
-            minute = course.world.now_us // MINUTE_US
-            gc.collect()  # cores of nodes that vanished
-            most = max(most, _resident() - base)
-        screen.show(course)
-
-    # A collection that Python starts by itself would look at all nodes again and again.
-    gc.disable()
-    try:
+    with processes.Crew(scenario, species, count) as crew:
+        meter = processes.Meter()
+        course, screen = Course(scenario, species(), crew.exchange), Screen(console, count)
         with screen.live(course):
-            course.run(progress)
-    finally:
-        gc.enable()
-    cost = report.Cost(time.perf_counter() - began_s, most)
+            processes.run(course, meter, lambda: screen.show(course))
+        for share, memory in crew.shares():
+            course.absorb(share)
+            meter.add(memory)
+    course.finish()
+    cost = report.Cost(time.perf_counter() - began_s, meter.most)
     return {
         **report.of(course, cost),
         "date": machine.now(),
         "command": machine.command(words()),
         "machine": machine.text(machine.describe()),
+        "processes": count,
     }
 
 
@@ -78,8 +67,3 @@ def words() -> list[str]:
     """What was typed after `zeqnode`."""
     typed = sys.argv[1:]
     return typed[typed.index("sim") :] if "sim" in typed else ["sim"]
-
-
-def _resident() -> int:
-    """Bytes of this process's memory that are in RAM."""
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES

@@ -16,8 +16,11 @@ _PER_SECOND = 4  # redraws
 
 
 class Screen:
-    def __init__(self, console: Console) -> None:
+    """`processes`: that run the course; this one's datagrams stand for the others'."""
+
+    def __init__(self, console: Console, processes: int = 1) -> None:
         self._console = console
+        self._processes = processes
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self._drawn_s = self._began_s = 0.0
@@ -51,17 +54,16 @@ class Screen:
         if self._progress is not None:
             if now_s - self._drawn_s >= 1 / _PER_SECOND:
                 self._drawn_s = now_s
-                self._progress.update(self._task, completed=now_us, now=_text(course), refresh=True)
+                self._progress.update(self._task, completed=now_us, now=self._text(course), refresh=True)
         elif now_us // MINUTE_US > self._minute:
             self._minute = now_us // MINUTE_US
-            line = f"{now_s - self._began_s:6.1f} s  {_text(course)}"
+            line = f"{now_s - self._began_s:6.1f} s  {self._text(course)}"
             self._console.print(line, soft_wrap=True, highlight=False)
 
-
-def _text(course: Course) -> str:
-    now_s, over_s = course.world.now_us // SECOND_US, course.over_us // SECOND_US
-    nodes, delivered = len(course.world.hosts), course.world.delivered
-    return f"{_clock(now_s)} of {_clock(over_s)}, {nodes:,} nodes, {delivered / 1e6:.1f} M datagrams"
+    def _text(self, course: Course) -> str:
+        now_s, over_s = course.world.now_us // SECOND_US, course.over_us // SECOND_US
+        nodes, delivered = len(course.world.hosts), course.world.delivered * self._processes
+        return f"{_clock(now_s)} of {_clock(over_s)}, {nodes:,} nodes, {delivered / 1e6:.1f} M datagrams"
 
 
 def _clock(seconds: int) -> str:

@@ -57,6 +57,7 @@ lookups_wrong = 0
 def course(text: str = ROUGH, seed: int = 1) -> Course:
     made = Course(scenario.parse(text, "test.toml").changed(None, None, seed), Toys())
     made.run(lambda: None)
+    made.finish()
     return made
 
 
