@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 import msgspec
 
@@ -30,6 +31,8 @@ from dht.routing import RoutingTable
 from dht.tokens import Tokens
 from dht.upkeep import Upkeep
 from dht.whereabouts import Whereabouts
+
+_ANSWERS: Final = (Pong, Nodes, Values, Stored)
 
 
 class Overlay:
@@ -224,7 +227,7 @@ class Overlay:
             self.counters["not a message"] += 1
         elif message.tail == self.where.tail:
             self.counters["from ourselves"] += 1
-        elif isinstance(message, Pong | Nodes | Values | Stored):
+        elif isinstance(message, _ANSWERS):
             self._on_answer(message, source, now_us)
         else:
             self._desk.hear(message, source, len(datagram), now_us, unix)

@@ -17,6 +17,7 @@ from dht.questions import Answer, Question, Questions
 VALUES_BYTES: Final = 65_536  # of one node's records for a key
 PAGE_LEAST: Final = 200  # bytes of a page that is not the last: else a liar could make thousands of them
 
+_NAMING: Final = (Nodes, Values)  # answers that name contacts
 _records = msgspec.msgpack.Decoder(list[bytes]).decode
 
 
@@ -74,7 +75,7 @@ class Search:
         self.go_on(now_us)
 
     def _hear(self, asked: Contact, answer: Answer, contact: Contact | None) -> None:
-        if contact is asked and isinstance(answer, Nodes | Values):
+        if contact is asked and isinstance(answer, _NAMING):
             self.lookup.answered(asked, self._named(answer.contacts, asked))
         else:
             self.lookup.failed(asked)
