@@ -85,9 +85,11 @@ class Announcer:
         self.due_us = min((one.due_us for one in self._items.values() if not one.waiting), default=NEVER)
 
     def _publish(self, item: _Item, now_us: int, unix_us: int) -> None:
-        item.stored, item.put_us = 0, now_us
-        item.due_us = now_us + AGAIN_US
         somebody = [overlay for overlay in self._overlays if overlay.size]
+        item.stored = 0
+        if somebody:  # else nothing is put, and whoever comes is told at once
+            item.put_us = now_us
+        item.due_us = now_us + AGAIN_US
         for record in item.make(unix_us):
             for overlay in somebody:
                 handle = overlay.put([record.raw], record.key, now_us)
