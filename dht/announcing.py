@@ -1,11 +1,13 @@
 """What a node publishes of itself, and when it does so again.
 
-    item ─ due ─▶ records ─▶ put in every overlay ─ kept by some ─▶ due again in an hour, sooner under churn
+    item ─ due ─▶ records ─▶ put in every overlay ─ kept by many ─▶ due again in an hour, sooner under churn
+                                  ├─ by fewer than ten ─▶ again after 10 s, 20 s … an hour
                                   └─ by nobody ─▶ again after 15 s, 30 s … five minutes
 
 Nodes that stored a record go, and others come that are closer to its key, so what is published has to be
 published again long before it expires. A mesh whose nodes come and go quickly says so by unanswered questions
-(`hurry`), and intervals shrink with it.
+(`hurry`), and intervals shrink with it. Who began a mesh published to the two that came first: in a mesh that
+has grown since, nobody looks for a record there.
 """
 
 from __future__ import annotations
@@ -20,22 +22,26 @@ from dht.records import Record
 AGAIN_US: Final = 3_600_000_000
 SOONEST_US: Final = 300_000_000
 RETRY_US: Final = 15_000_000
-APART_US: Final = 10_000_000  # an older record may stay beside a newer one that follows it too soon
+APART_US: Final = 10_000_000  # an older word (dht/sets.py) stays beside a newer one that follows too soon
+FEW: Final = 10  # of the 20 that are wanted
+FEW_US: Final = 10_000_000
 
 Make: TypeAlias = Callable[[int], list[Record]]
 """The item's records as they are at this Unix time (µs); none: it is nothing now."""
 
 
 class _Item:
-    __slots__ = ("due_us", "make", "put_us", "retry_us", "stored", "waiting")
+    __slots__ = ("due_us", "few_us", "least", "make", "put_us", "retry_us", "stored", "waiting")
 
     def __init__(self, make: Make, due_us: int) -> None:
         self.make = make
         self.due_us = due_us
         self.put_us = -APART_US
         self.retry_us = RETRY_US
+        self.few_us = FEW_US
         self.waiting = 0
         self.stored = 0
+        self.least = FEW  # that any of its puts was kept by
 
 
 class Announcer:
@@ -48,13 +54,14 @@ class Announcer:
         self._items: dict[str, _Item] = {}
         self._puts: dict[tuple[int, int], _Item] = {}  # by overlay and handle
 
-    def set(self, name: str, make: Make, now_us: int, later_us: int = 0) -> None:
-        """Publish this under a name of ours, in place of what had it, from `later_us` on."""
+    def set(self, name: str, make: Make, now_us: int, later_us: int = 0, apart_us: int = APART_US) -> None:
+        """Publish this under a name of ours, in place of what had it, from `later_us` on, and no sooner than
+        `apart_us` after that was."""
         item = self._items.get(name)
         if item is None:
             item = self._items[name] = _Item(make, now_us + later_us)
         item.make = make
-        item.due_us = max(now_us + later_us, item.put_us + APART_US)
+        item.due_us = max(now_us + later_us, item.put_us + apart_us)
         self.due_us = min(self.due_us, item.due_us)
 
     def drop(self, name: str) -> None:
@@ -73,6 +80,7 @@ class Announcer:
             return
         item.waiting -= 1
         item.stored += stored
+        item.least = min(item.least, stored)
         if item.waiting == 0:
             self._schedule(item, now_us)
 
@@ -86,7 +94,7 @@ class Announcer:
 
     def _publish(self, item: _Item, now_us: int, unix_us: int) -> None:
         somebody = [overlay for overlay in self._overlays if overlay.size]
-        item.stored = 0
+        item.stored, item.least = 0, FEW
         if somebody:  # else nothing is put, and whoever comes is told at once
             item.put_us = now_us
         item.due_us = now_us + AGAIN_US
@@ -105,6 +113,10 @@ class Announcer:
             hurry = min((overlay.hurry for overlay in self._overlays if overlay.size), default=1000)
             wait_us = max(SOONEST_US, AGAIN_US * hurry // 1000)
             wait_us -= wait_us // 8 * self._entropy(1)[0] // 256
+            if item.least < FEW:
+                wait_us, item.few_us = min(wait_us, item.few_us), min(2 * item.few_us, AGAIN_US)
+            else:
+                item.few_us = FEW_US
         else:
             wait_us, item.retry_us = item.retry_us, min(2 * item.retry_us, SOONEST_US)
         # Never later than what was asked for meanwhile.

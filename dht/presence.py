@@ -68,13 +68,13 @@ class Presence:
         if old is not None and offers.classes(old) != offers.classes(offer):
             self._tell(offers.withdraw(old, self.next(unix_us), self._machine.signer, 0), now_us, unix_us)
         self._offer = offer
-        self.announcer.set("offer", self._offers, now_us)
+        self.announcer.set("offer", self._offers, now_us, apart_us=0)
         self._gossip_offer(now_us, unix_us)
 
     def withdraw(self, offer: Offer, now_us: int, unix_us: int) -> None:
         """Say that this is no offer any more, for as long as it may be remembered."""
         self._offer = msgspec.structs.replace(offer, active=False)
-        self.announcer.set("offer", self._offers, now_us)
+        self.announcer.set("offer", self._offers, now_us, apart_us=0)
         self._gossip_offer(now_us, unix_us)
 
     def announce(self, now_us: int) -> None:

@@ -210,6 +210,38 @@ def test_who_joins_a_moment_after_its_start_is_found_at_once() -> None:
     assert mesh.find(mesh.nodes[1], late, late.secret) is not None
 
 
+def test_a_mesh_that_grows_has_its_first_records_on_more_shelves_soon() -> None:
+    """Who began it published to two others, and would have said so again in an hour."""
+    mesh = Mesh(3)
+    first = mesh.nodes[0]
+    for number in range(60, 90):
+        late = Node(mesh, number)
+        mesh.nodes.append(late)
+        mesh.at[late.endpoint] = late
+        late.core.bootstrap([mesh.nodes[1].endpoint], mesh.now)
+    mesh.run(1)
+    assert first.core.presence.announcer.stored("location 0") <= 3
+    mesh.run(310)
+    assert first.core.presence.announcer.stored("location 0") >= 10
+
+
+def test_a_withdrawal_does_not_wait_for_the_offer_to_settle() -> None:
+    mesh = Mesh(4)
+    relay, reader = mesh.nodes[1], mesh.nodes[2]
+    relay.core.offer(offer_of(relay), mesh.now, mesh.unix)
+    mesh.run(1)
+    assert relay.core.presence.announcer.stored("offer") >= 3
+    put_us = mesh.now
+    relay.core.withdraw(offer_of(relay), mesh.now, mesh.unix)
+    mesh.run(1)
+    reader.core.offers.expire(2**40)  # what gossip said
+    assert len(reader.core.offers) == 0
+    mesh.ask(reader, reader.core.refresh_market("DE", mesh.now, mesh.unix), MarketRefreshed)
+    assert reader.core.market("DE", None, mesh.unix) == []
+    assert len(reader.core.offers) == 1, "the withdrawal, out of the DHT"
+    assert mesh.now - put_us < 5 * SECOND
+
+
 def test_a_listed_machine_is_found_by_its_slug_and_by_its_id(mesh: Mesh) -> None:
     relay, stranger = mesh.nodes[6], mesh.nodes[9]
     relay.core.publish([relay.own], True, mesh.now, mesh.unix)

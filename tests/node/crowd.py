@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import trio
 
 from crypto.cookies import LOOKUP_SECRET_BYTES
@@ -30,10 +31,11 @@ from node import mesh
 from node.config import Config
 from node.context import Context
 from node.control import Asker
+from node.discovery import Discovery
 from node.invitations import Invitations
 from node.joining import Joining
 from node.operations import Operations
-from node.peers import Peers
+from node.peers import Peers, unix_now
 from node.status import Status
 from node.store import AsyncStore, open_store
 from tun.addresses import Address, text
@@ -56,13 +58,16 @@ class Seen:
 
 
 class TappedEngine(Engine):
-    """The engine; `tap` is told of what discovery sends, all of which goes through `send`."""
+    """The engine; `tap` is told of what discovery sends, all of which goes through `send`. `lost`: first
+    bytes of datagrams that never leave, as where something on the way does not like them."""
 
     tap: Callable[[bytes, Address], None]
+    lost: frozenset[int] = frozenset()
 
     def send(self, datagram: bytes, address: Address) -> None:
-        self.tap(datagram, address)
-        super().send(datagram, address)
+        if datagram[0] not in self.lost:
+            self.tap(datagram, address)
+            super().send(datagram, address)
 
 
 class Silent(Asker):
@@ -126,10 +131,21 @@ class Member:
         return slug(self.keys.machine_id)
 
     @property
+    def discovery(self) -> Discovery:
+        """The shell of its discovery."""
+        return self._mesh.discovery
+
+    @property
     def core(self) -> core_of.Discovery:
         found = self._mesh.discovery.core
         assert isinstance(found, core_of.Discovery)
         return found
+
+    def shelf(self) -> dict[bytes, list[bytes]]:
+        """What it stores for others, by key."""
+        storage = self.core._storages[0]
+        stored = {key: storage.values(key, unix_now()) for key in storage.keys()}  # noqa: SIM118  no dict
+        return {key: msgspec.msgpack.decode(raws, type=list[bytes]) for key, raws in stored.items() if raws}
 
     @property
     def contacts(self) -> int:
