@@ -1,13 +1,14 @@
 """Whether a node serves others or only asks, in one overlay: what it is told, and what strangers can reach.
 
     told "serve" or "ask"                              that
-    checked: strangers reach us, or do not             that
+    checked: strangers reach us, or twice do not       that
     not known yet, and seen where we know we are       serve: nothing translates our address
     not known yet, and seen elsewhere                  ask: we are behind a NAT
     seen nowhere yet                                   serve: a mesh has to begin with somebody
 
 A check is made whenever others see us somewhere else, and every twenty minutes; while it cannot be made for
-want of nodes, once a minute.
+want of nodes, once a minute. One that failed is made again in half a minute before it counts: its datagrams
+may have been lost, and where many begin at once, those who were to dial are asked too often and do not.
 """
 
 from __future__ import annotations
@@ -20,18 +21,20 @@ from dht.overlay import Overlay
 
 CHECK_US: Final = 1_200_000_000
 UNSURE_US: Final = 60_000_000
+DOUBT_US: Final = 30_000_000
 
 
 class Standing:
     """`told`: True, False, or None to find out."""
 
-    __slots__ = ("_checked", "_overlay", "_own", "_told", "due_us")
+    __slots__ = ("_checked", "_doubted", "_overlay", "_own", "_told", "due_us")
 
     def __init__(self, overlay: Overlay, told: bool | None, now_us: int) -> None:
         self.due_us = now_us + UNSURE_US
         self._overlay = overlay
         self._told = told
         self._checked: bool | None = None
+        self._doubted = False
         self._own: frozenset[Endpoint] = frozenset()
 
     @property
@@ -56,13 +59,19 @@ class Standing:
         self._own = endpoints
 
     def moved(self, now_us: int) -> None:
-        self._checked = None
+        self._checked, self._doubted = None, False
         self.due_us = now_us
 
     def told(self, outcome: Reachable, now_us: int) -> None:
-        if outcome.reachable is not None:
-            self._checked = outcome.reachable
-        self.due_us = now_us + (UNSURE_US if outcome.reachable is None else CHECK_US)
+        reachable = outcome.reachable
+        if reachable is None:
+            self.due_us = now_us + UNSURE_US
+        elif reachable or self._doubted or self._checked is False:
+            self._checked, self._doubted = reachable, False
+            self.due_us = now_us + CHECK_US
+        else:
+            self._doubted = True
+            self.due_us = now_us + DOUBT_US
 
     def tick(self, now_us: int) -> None:
         if now_us >= self.due_us:

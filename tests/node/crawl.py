@@ -67,7 +67,8 @@ class Crawler:
                 answer = await self._ask(endpoint, Find(NOBODY, b"", b"", target, PAD))
                 assert isinstance(answer, Nodes)
                 named = contacts.split(answer.contacts, contacts.TAIL_BYTES + IPV4_BYTES)
-                named.append(contacts.at(answer.tail, endpoint))
+                if answer.tail:  # else it only asks
+                    named.append(contacts.at(answer.tail, endpoint))
                 found.update((one.endpoint, one) for one in named)
             waiting = [one for one in found if one not in asked]
         return found

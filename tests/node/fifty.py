@@ -36,12 +36,12 @@ LEAVING = range(10, 12)  # of the relays, those that withdraw
 ASKER = 40
 HOLDERS = 20  # k
 LINKS = 2  # of gossip, that everybody has at least; six are wanted
-JOINED_S = 20.0
-HEARD_S = 5.0
-FINDABLE_S = 20.0  # who began the mesh published when it had three nodes, and does so again
+JOINED_S = 30.0
+HEARD_S = 20.0
+FINDABLE_S = 30.0  # who began the mesh published when it had three nodes, and does so again
 PUBLISHED_S = 20.0
-WITHDRAWN_S = 5.0  # until no market has the offer: by gossip
-BURIED_S = 5.0  # until the DHT says so too
+WITHDRAWN_S = 10.0  # until no market has the offer: by gossip
+BURIED_S = 10.0  # until the DHT says so too
 
 
 @dataclass
@@ -191,9 +191,14 @@ async def _crawl(story: Story) -> None:
     async with Crawler("127.89.1.1") as crawler:
         crawl.walked = set(await crawler.walk(story.members[ASKER].endpoint))
         for member in story.members:
-            for key, raws in member.shelf().items():
-                crawl.kept[member.endpoint, key] = raws
-                crawl.given[member.endpoint, key] = await crawler.read(member.endpoint, key)
+            for key in member.shelf():
+                while True:
+                    kept = member.shelf().get(key, [])
+                    given = await crawler.read(member.endpoint, key)
+                    if kept == member.shelf().get(key, []):  # else something new came meanwhile
+                        break
+                crawl.kept[member.endpoint, key] = kept
+                crawl.given[member.endpoint, key] = given
 
 
 async def _ask_for_the_unlisted(story: Story) -> None:
