@@ -143,9 +143,11 @@ class Member:
 
     def shelf(self) -> dict[bytes, list[bytes]]:
         """What it stores for others, by key."""
-        storage = self.core._storages[0]
-        stored = {key: storage.values(key, unix_now()) for key in storage.keys()}  # noqa: SIM118  no dict
-        return {key: msgspec.msgpack.decode(raws, type=list[bytes]) for key, raws in stored.items() if raws}
+        return {key: self.kept(key) for key in self.core._storages[0].keys()}  # noqa: SIM118  it is no dict
+
+    def kept(self, key: bytes) -> list[bytes]:
+        raws = self.core._storages[0].values(key, unix_now())
+        return msgspec.msgpack.decode(raws, type=list[bytes]) if raws else []
 
     @property
     def contacts(self) -> int:

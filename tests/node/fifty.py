@@ -193,9 +193,9 @@ async def _crawl(story: Story) -> None:
         for member in story.members:
             for key in member.shelf():
                 while True:
-                    kept = member.shelf().get(key, [])
+                    kept = member.kept(key)
                     given = await crawler.read(member.endpoint, key)
-                    if kept == member.shelf().get(key, []):  # else something new came meanwhile
+                    if kept == member.kept(key):  # else something new came meanwhile
                         break
                 crawl.kept[member.endpoint, key] = kept
                 crawl.given[member.endpoint, key] = given
