@@ -1,14 +1,14 @@
 """Whether a node serves others or only asks, in one overlay: what it is told, and what strangers can reach.
 
     told "serve" or "ask"                              that
-    checked: strangers reach us, or twice do not       that
+    checked: strangers reach us, or do not             that
     not known yet, and seen where we know we are       serve: nothing translates our address
     not known yet, and seen elsewhere                  ask: we are behind a NAT
     seen nowhere yet                                   serve: a mesh has to begin with somebody
 
 A check is made whenever others see us somewhere else, and every twenty minutes; while it cannot be made for
-want of nodes, once a minute. One that failed is made again in half a minute before it counts: its datagrams
-may have been lost, and where many begin at once, those who were to dial are asked too often and do not.
+want of nodes, once a minute. Who serves makes one that failed again in half a minute before it counts: its
+datagrams may have been lost, and where many begin at once, those who are to dial are asked too often.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Standing:
         reachable = outcome.reachable
         if reachable is None:
             self.due_us = now_us + UNSURE_US
-        elif reachable or self._doubted or self._checked is False:
+        elif reachable or self._doubted or not self._overlay.serving:
             self._checked, self._doubted = reachable, False
             self.due_us = now_us + CHECK_US
         else:

@@ -67,9 +67,10 @@ def test_one_check_that_went_well_is_proof() -> None:
     assert overlay.serves()
 
 
-def test_who_is_behind_a_nat_only_asks_while_in_doubt() -> None:
+def test_who_only_asks_needs_no_second_check() -> None:
+    """It would be one more chance that somebody gets through whom its NAT remembers."""
     standing, overlay = standing_of(INSIDE)
-    checked(standing, False)
+    assert checked(standing, False) == CHECK_US
     assert not overlay.serves()
     assert standing.unreachable
 
