@@ -1,7 +1,7 @@
 """What a node publishes of itself, and when it does so again.
 
     item ─ due ─▶ records ─▶ put in every overlay ─ kept by many ─▶ due again in an hour, sooner under churn
-                                  ├─ by fewer than ten ─▶ again after 10 s, 20 s … an hour
+                                  ├─ by fewer than ten, or little was known ─▶ again after 10 s … an hour
                                   └─ by nobody ─▶ again after 15 s, 30 s … five minutes
 
 Nodes that stored a record go, and others come that are closer to its key, so what is published has to be
@@ -24,6 +24,7 @@ SOONEST_US: Final = 300_000_000
 RETRY_US: Final = 15_000_000
 APART_US: Final = 10_000_000  # an older word (dht/sets.py) stays beside a newer one that follows too soon
 FEW: Final = 10  # of the 20 that are wanted
+YOUNG: Final = 20  # contacts; with fewer, others too may just have begun, and not know who is closest
 FEW_US: Final = 10_000_000
 
 Make: TypeAlias = Callable[[int], list[Record]]
@@ -41,7 +42,7 @@ class _Item:
         self.few_us = FEW_US
         self.waiting = 0
         self.stored = 0
-        self.least = FEW  # that any of its puts was kept by
+        self.least = FEW  # that any of its puts was kept by, for all that is known
 
 
 class Announcer:
@@ -95,6 +96,8 @@ class Announcer:
     def _publish(self, item: _Item, now_us: int, unix_us: int) -> None:
         somebody = [overlay for overlay in self._overlays if overlay.size]
         item.stored, item.least = 0, FEW
+        if any(overlay.size < YOUNG for overlay in somebody):
+            item.least = 0
         if somebody:  # else nothing is put, and whoever comes is told at once
             item.put_us = now_us
         item.due_us = now_us + AGAIN_US

@@ -55,10 +55,15 @@ def test_what_few_keep_is_published_again_soon_and_then_ever_more_rarely(kept: i
     assert waits[-3:] == [AGAIN_US] * 3
 
 
+def test_who_knows_few_yet_publishes_again_soon_whoever_kept_it() -> None:
+    """When all begin at once, nobody knows who is closest to a key."""
+    assert publish(Kept(19, 20), 2) == [FEW_US, 2 * FEW_US]
+
+
 def test_a_mesh_that_has_grown_is_published_to_as_any_other() -> None:
     overlay = Kept(3, 2)
     assert publish(overlay, 1) == [FEW_US]
-    overlay.kept = 20
+    overlay.size = overlay.kept = 20
     assert publish(overlay, 1) == [AGAIN_US]
 
 
