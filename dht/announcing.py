@@ -23,6 +23,7 @@ AGAIN_US: Final = 3_600_000_000
 SOONEST_US: Final = 300_000_000
 RETRY_US: Final = 15_000_000
 APART_US: Final = 10_000_000  # an older word (dht/sets.py) stays beside a newer one that follows too soon
+SETTLE_US: Final = 4_000_000  # after a start, until enough are known that lookups end where others' do
 FEW: Final = 10  # of the 20 that are wanted
 YOUNG: Final = 20  # contacts; with fewer, others too may just have begun, and not know who is closest
 FEW_US: Final = 10_000_000
@@ -98,8 +99,7 @@ class Announcer:
         item.stored, item.least = 0, FEW
         if any(overlay.size < YOUNG for overlay in somebody):
             item.least = 0
-        if somebody:  # else nothing is put, and whoever comes is told at once
-            item.put_us = now_us
+        item.put_us = now_us if somebody else now_us - APART_US + SETTLE_US
         item.due_us = now_us + AGAIN_US
         for record in item.make(unix_us):
             for overlay in somebody:

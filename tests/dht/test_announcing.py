@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from dht.announcing import AGAIN_US, FEW_US, RETRY_US, SOONEST_US, Announcer
+from dht.announcing import AGAIN_US, FEW_US, RETRY_US, SETTLE_US, SOONEST_US, Announcer
 from dht.overlay import Overlay
 from dht.records import Kind, Record
 
@@ -73,11 +73,15 @@ def test_what_nobody_keeps_is_tried_again_within_five_minutes() -> None:
     assert waits[-1] == SOONEST_US
 
 
-def test_what_could_be_told_to_nobody_is_told_at_once_when_somebody_comes() -> None:
+def test_what_could_be_told_to_nobody_is_told_soon_when_somebody_comes() -> None:
     overlay = Kept(0, 5)
     announcer = Announcer((cast("Overlay", overlay),), lambda size: bytes(size))
     announcer.set("here", lambda _unix_us: [RECORD], 0)
     announcer.tick(0, 0)
     overlay.size = 1
     announcer.set("here", lambda _unix_us: [RECORD], 1)
-    assert announcer.due_us == 1
+    assert announcer.due_us == SETTLE_US, "not when the first has answered: a lookup would end nowhere yet"
+    later_us = 60_000_000
+    announcer.set("here", lambda _unix_us: [RECORD], later_us)
+    announcer.tick(later_us, 0)
+    assert overlay.puts == [later_us], "the start is long past: at once"
