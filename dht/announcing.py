@@ -49,6 +49,8 @@ class _Item:
 class Announcer:
     """`overlays`: all of ours; `entropy(n)` gives n random bytes, so that not everybody is due at once."""
 
+    __slots__ = ("_entropy", "_items", "_overlays", "_puts", "due_us")
+
     def __init__(self, overlays: tuple[Overlay, ...], entropy: Callable[[int], bytes]) -> None:
         self.due_us = NEVER
         self._overlays = overlays

@@ -71,6 +71,11 @@ class Calls:
     stay the same over restarts. `homes`: with how many to lodge at most, 0 to 3.
     `entropy(n)` gives n random bytes."""
 
+    __slots__ = (
+        *("_calls", "_home", "_inbox", "_last_handle", "_lodging", "_machine", "_post"),
+        *("_sequence", "counters", "entropy", "events", "outgoing", "tokens"),
+    )
+
     def __init__(
         self,
         machine: Machine,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 from typing import Any, Protocol, TypeVar
 
-from dht.endpoints import Endpoint
+from dht.endpoints import IPV4_BYTES, IPV6_BYTES, Endpoint
+from dht.messages import CALLS, DHT, GOSSIP
 
 _T = TypeVar("_T")
 
@@ -27,4 +29,14 @@ def taken(items: list[_T]) -> list[_T]:
     """All of them; the list is empty then, and still the same."""
     found = items.copy()
     items.clear()
+    return found
+
+
+@cache
+def whose(*overlays: int) -> dict[tuple[int, int], int]:
+    """Which core a datagram is for, by its first byte and the bytes of its source: one of the overlays, for
+    endpoints of these sizes, then gossip, then calls. One for all nodes alike."""
+    found = {(DHT, size): number for number, size in enumerate(overlays)}
+    for size in (IPV4_BYTES, IPV6_BYTES):
+        found |= {(GOSSIP, size): len(overlays), (CALLS, size): len(overlays) + 1}
     return found

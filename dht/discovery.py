@@ -22,13 +22,12 @@ import msgspec
 from crypto.identity import KeyBundle
 from dht import endpoints, glance
 from dht.calls import Called, Calls, HomesChanged, Machine, Recipient, Sent
-from dht.core import Core, taken
-from dht.endpoints import IPV4_BYTES, IPV6_BYTES, Endpoint
+from dht.core import Core, taken, whose
+from dht.endpoints import Endpoint
 from dht.finding import Answered, Finder
 from dht.gossip import Gossip
 from dht.locations import listed_secret
 from dht.marketplace import Listing, Market, Probe
-from dht.messages import CALLS, DHT, GOSSIP
 from dht.offers import ANY, Offer
 from dht.outcomes import Got, Moved, Put, Reachable
 from dht.overlay import Overlay
@@ -44,7 +43,6 @@ CANDIDATES: Final = 16  # for homes
 SWEEP_US: Final = 60_000_000
 
 Event = Answered | Sent | Tagged | Notified
-
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(tuple[int, list[bytes], bytes, int]).decode
@@ -96,10 +94,7 @@ class Discovery:
         self.calls.serve(public is not False)
         self._cores: tuple[Core, ...] = (*self.overlays, self.gossip, self.calls)
         self.gossip.outgoing = self.calls.outgoing = self.outgoing  # the overlays have it already
-        kinds = [(DHT, overlay.endpoint_bytes) for overlay in self.overlays]
-        self._whose = {kind: number for number, kind in enumerate(kinds)}
-        for size in (IPV4_BYTES, IPV6_BYTES):
-            self._whose |= {(GOSSIP, size): len(kinds), (CALLS, size): len(kinds) + 1}
+        self._whose = whose(*(overlay.endpoint_bytes for overlay in self.overlays))
         self.tags = Tags(self.calls, self._to_mesh, machine.signer.public)
         self.offers = Market(records, entropy)
         self.presence = Presence(
@@ -112,7 +107,7 @@ class Discovery:
             signer_of,
             work[1],
         )
-        self._finder = Finder(self.overlays, self.offers, records, signatures, signer_of, self._found)
+        self._finder = Finder(self.overlays, self.offers, records, signatures, signer_of, self.events.append)
         self._handle = 0
         self._calling: dict[int, int] = {}  # handle of a call -> ours
         self._swept_us = now_us
@@ -129,7 +124,7 @@ class Discovery:
     def publish(self, own: Sequence[Endpoint], listed: bool, now_us: int, unix_us: int) -> None:
         """We are at these addresses; `listed`: strangers who know our machine_id may find us."""
         self.calls.listen((self._secret, listed_secret(self._machine_id)) if listed else (self._secret,))
-        if self._standings.owns(frozenset(own)):
+        if self._standings.owns(own):
             for overlay in self.overlays:
                 overlay.network_changed(now_us)
         self._settle(now_us, unix_us)
@@ -300,9 +295,6 @@ class Discovery:
     def _lodge(self, now_us: int) -> None:
         if self._standings.unreachable:
             self.calls.lodge(self._neighbours(CANDIDATES), now_us)
-
-    def _found(self, answer: Answered) -> None:
-        self.events.append(answer)  # the list is another after the shell has emptied it
 
     def _neighbours(self, count: int) -> list[Endpoint]:
         """Of mixed overlays, so of mixed networks."""

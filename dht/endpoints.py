@@ -56,8 +56,9 @@ def parse(value: str) -> Endpoint:
     return pack(host.removeprefix("[").removesuffix("]"), int(port))
 
 
+@lru_cache(maxsize=16_384)
 def network(endpoint: Endpoint) -> bytes:
-    """The /24 (3 bytes) or /48 (6 bytes) that it lies in."""
+    """The /24 (3 bytes) or /48 (6 bytes) that it lies in; mostly one object for all who keep it."""
     return endpoint[:3] if len(endpoint) == IPV4_BYTES else endpoint[:6]
 
 

@@ -66,6 +66,11 @@ class _Search:
 class Finder:
     """`events` gets what was found. `signer_of` as dht/locations.py has it. Times: microseconds."""
 
+    __slots__ = (
+        *("_events", "_last", "_market", "_overlays", "_reader", "_searches", "_signatures"),
+        "_signer_of",
+    )
+
     def __init__(
         self,
         overlays: tuple[Overlay, ...],

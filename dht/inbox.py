@@ -6,7 +6,6 @@ same: refused. So nobody can try addresses for an unlisted machine, even with it
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
@@ -57,7 +56,7 @@ class Inbox:
         self.secrets = secrets
         self.partials = Partials()
         self.once = Once()
-        self._receipts: OrderedDict[bytes, bytes] = OrderedDict()  # of event ids, for senders that ask again
+        self._receipts: dict[bytes, bytes] = {}  # of event ids, for senders that ask again; the oldest first
         self._callers = RateLimit(*PER_CALLER)
         self._homes = RateLimit(*PER_HOME)
         self._all = RateLimit(*IN_ALL)
@@ -92,7 +91,7 @@ class Inbox:
             return Status.REFUSED, 0, b""
         self._receipts[event] = receipt
         if len(self._receipts) > RECEIPTS:
-            self._receipts.popitem(last=False)
+            del self._receipts[next(iter(self._receipts))]
         return Status.DELIVERED, 0, receipt
 
     def _read(self, sealed: bytes, event: bytes, now: int) -> bytes:

@@ -6,7 +6,7 @@ home said it holds it does hold: nothing gives way to a newcomer, who is refused
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from typing import Final
 
 from dht.endpoints import Endpoint, network
@@ -60,7 +60,7 @@ class Keeping:
     def __init__(self) -> None:
         self._bytes = 0
         self._of: Counter[bytes] = Counter()  # events, by the caller's network
-        self._settled: OrderedDict[tuple[bytes, bytes], tuple[int, Answer]] = OrderedDict()
+        self._settled: dict[tuple[bytes, bytes], tuple[int, Answer]] = {}  # the oldest first
 
     @property
     def size(self) -> tuple[int, int]:
@@ -91,13 +91,14 @@ class Keeping:
         self.remove(lodger, held)
         self._settled[lodger.handle, held.parcel.event] = (now_us, answer)
         if len(self._settled) > SETTLED:
-            self._settled.popitem(last=False)
+            del self._settled[next(iter(self._settled))]
 
     def settled(self, handle: bytes, event: bytes) -> Answer | None:
         entry = self._settled.get((handle, event))
         return entry[1] if entry else None
 
     def expire(self, now_us: int) -> None:
-        while self._settled and next(iter(self._settled.values()))[0] + SETTLED_US <= now_us:
-            self._settled.popitem(last=False)
+        settled = self._settled
+        for key in [key for key, (at_us, _) in settled.items() if at_us + SETTLED_US <= now_us]:
+            del settled[key]
         self._of = +self._of

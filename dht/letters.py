@@ -112,7 +112,7 @@ class Once:
     __slots__ = ("_floor", "_names", "_oldest")
 
     def __init__(self) -> None:
-        self._names: set[bytes] = set()  # never iterated over: membership only
+        self._names: dict[bytes, None] = {}  # a set would take thrice the memory while it is empty
         self._oldest: list[tuple[int, bytes]] = []  # heap of (zeqond, name)
         self._floor = -1
 
@@ -125,14 +125,14 @@ class Once:
     def take(self, letter: Letter, name: bytes, zeqond: int) -> bool:
         """Whether it is new; then it is remembered."""
         while self._oldest and self._oldest[0][0] < zeqond - OLDEST_ZEQONDS:
-            self._names.discard(heapq.heappop(self._oldest)[1])
+            self._names.pop(heapq.heappop(self._oldest)[1], None)
         if name in self._names or letter.zeqond <= self._floor:
             return False
         heapq.heappush(self._oldest, (letter.zeqond, name))
-        self._names.add(name)
+        self._names[name] = None
         if len(self._oldest) > REMEMBERED:
             self._floor, oldest = heapq.heappop(self._oldest)
-            self._names.discard(oldest)
+            self._names.pop(oldest, None)
         return name in self._names
 
     def save(self) -> bytes:
@@ -143,4 +143,4 @@ class Once:
         """What `save` gave. Raises ValueError for anything else."""
         self._floor, self._oldest = msgspec.msgpack.decode(saved, type=tuple[int, list[tuple[int, bytes]]])
         heapq.heapify(self._oldest)
-        self._names = {name for _, name in self._oldest}
+        self._names = dict.fromkeys(name for _, name in self._oldest)

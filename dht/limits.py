@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 
 class RateLimit:
     """`per_second` and a burst for each key; the least recently seen of `capacity` keys gives way."""
 
-    __slots__ = ("_capacity", "_cost_us", "_depth_us", "_full_at")
+    __slots__ = ("_burst", "_capacity", "_full_at", "_per_second")
 
     def __init__(self, per_second: int, burst: int, capacity: int = 1024) -> None:
-        self._cost_us = 1_000_000 // per_second
-        self._depth_us = self._cost_us * burst
+        self._per_second = per_second
+        self._burst = burst
         self._capacity = capacity
-        self._full_at: OrderedDict[bytes, int] = OrderedDict()  # when the key's bucket is full again, us
+        self._full_at: dict[bytes, int] = {}  # when the key's bucket is full again, us; the last seen last
 
     def allow(self, key: bytes, now_us: int) -> bool:
-        full_at_us = max(self._full_at.get(key, 0), now_us) + self._cost_us
-        if full_at_us > now_us + self._depth_us:
+        full_at, cost_us = self._full_at, 1_000_000 // self._per_second
+        full_at_us = max(full_at.get(key, 0), now_us) + cost_us
+        if full_at_us > now_us + self._burst * cost_us:
             return False
-        self._full_at[key] = full_at_us
-        self._full_at.move_to_end(key)
-        if len(self._full_at) > self._capacity:
-            self._full_at.popitem(last=False)
+        full_at.pop(key, None)
+        full_at[key] = full_at_us
+        if len(full_at) > self._capacity:
+            del full_at[next(iter(full_at))]
         return True

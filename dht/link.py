@@ -86,8 +86,7 @@ class Link:
         self.sent = self.received = 0  # datagrams
         self.excess = self.excess_us = 0
         self.pushes_us = self.sends_us = self.ids_us = self.asks_us = now_us
-        self.failed_us = now_us - RETRY_US
-        self.digest_in_us = self.digest_out_us = now_us - DIGEST_US
+        self.failed_us, self.digest_in_us, self.digest_out_us = -RETRY_US, -DIGEST_US, -DIGEST_US  # long ago
 
     def may_push(self, now_us: int) -> bool:
         """Whether we read one more bulletin from it; uses it up."""

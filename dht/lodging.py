@@ -10,7 +10,6 @@ in each network: they should not fail, nor listen, together.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -81,7 +80,7 @@ class Lodging:
         self._signer_of = signer_of
         self._rents: dict[Endpoint, _Rent] = {}
         self._candidates: list[Endpoint] = []
-        self._barred: OrderedDict[Endpoint, int] = OrderedDict()
+        self._barred: dict[Endpoint, int] = {}  # the oldest first
         self._told: tuple[tuple[tuple[Endpoint, bytes], ...], int] = ((), 0)
         self.due_us = NEVER
 
@@ -180,7 +179,7 @@ class Lodging:
         del self._rents[rent.endpoint]
         self._barred[rent.endpoint] = now_us + BARRED_US
         if len(self._barred) > BARRED:
-            self._barred.popitem(last=False)
+            del self._barred[next(iter(self._barred))]
 
     def _arm(self, rent: _Rent, when_us: int) -> None:
         rent.due_us = when_us

@@ -49,7 +49,7 @@ class _Path:
 
     def __init__(self) -> None:
         self.order: list[int] = []  # distances of its candidates
-        self.start: list[_Candidate] = []  # who is asked before it is done, however far away
+        self.start: list[int] = []  # of those who are asked before it is done, however far away
         self.under_way = 0
         self.silences = 0  # since the last answer
         self.changed = True  # since it was last seen who is next
@@ -101,9 +101,8 @@ class Lookup:
         for number, contact in enumerate(sorted(contacts, key=lambda contact: contact.long_id ^ target)):
             path = paths[number % len(paths)]
             self._add(contact, 1, path)
-            candidate = self._known.get(contact.long_id ^ target)
-            if candidate is not None and number < SURE and self._thorough:
-                path.start.append(candidate)
+            if number < SURE and self._thorough and contact.long_id ^ target in self._known:
+                path.start.append(contact.long_id ^ target)
 
     # ------------------------------------------------------------------ what happens
 
@@ -210,7 +209,8 @@ class Lookup:
 
     def _ask_start(self, path: _Path, room: int, found: list[Contact]) -> bool:
         """Those of the start who have not been asked; whether there are any, or their answers are missing."""
-        waiting = [candidate for candidate in path.start if candidate.state in (NEW, ASKED)]
+        start = [self._known[distance] for distance in path.start]
+        waiting = [candidate for candidate in start if candidate.state in (NEW, ASKED)]
         for candidate in waiting:
             if candidate.state == NEW and room > 0:
                 candidate.state = ASKED

@@ -89,6 +89,8 @@ class Missing:
                 link.asked += 1
                 wanted.setdefault(link, []).append(name)
                 self._again(name, now_us + RETRY_US)
+        if not self._lacks:
+            self._lacks.clear()  # what it took when there were many
         self.due_us = self._heap[0][0] if self._heap else self.NEVER
         return list(wanted.items())
 

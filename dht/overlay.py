@@ -40,6 +40,12 @@ class Overlay:
     here. `outgoing`: a list that others write to as well. Times: microseconds, monotonic and Unix. The shell
     empties `outgoing` and `events`."""
 
+    __slots__ = (
+        *("_desk", "_entropy", "_handoff", "_queries", "_questions", "_reach", "_size"),
+        *("_storage", "_upkeep", "counters", "endpoint_bytes", "events", "outgoing", "table"),
+        "where",
+    )
+
     def __init__(
         self,
         family: int,

@@ -27,9 +27,29 @@ from dht.signatures import Signer
 NEXT_DAY_US: Final = 420_000_000
 
 
+class _Sealed:
+    """Records under the day's locator key, `number` days from the first. An object, as closures take five
+    times the memory, and a node of a simulated world has these, too."""
+
+    __slots__ = ("_make", "_number", "_secret")
+
+    def __init__(self, make: Callable[[bytes, int, int], list[Record]], secret: bytes, number: int) -> None:
+        self._make = make
+        self._secret = secret
+        self._number = number
+
+    def __call__(self, unix_us: int) -> list[Record]:
+        return self._make(self._secret, self._number, unix_us)
+
+
 class Presence:
     """`homes()`: through whom we are called. `to_market(record, now_us, unix_us)`: gossip's way.
     `bits`: work for an offer's stamp. Times: microseconds."""
+
+    __slots__ = (
+        *("_homes", "_listed", "_machine", "_machine_id", "_offer", "_offer_bits", "_overlays"),
+        *("_own", "_secret", "_signer_of", "_to_market", "announcer", "last"),
+    )
 
     def __init__(
         self,
@@ -82,13 +102,11 @@ class Presence:
         for name, secret in secrets.items():
             for number in (0, 1):
                 later_us = number * NEXT_DAY_US
-                self.announcer.set(
-                    f"{name}location {number}", self._location(secret, number), now_us, later_us
-                )
+                location = _Sealed(self._location, secret, number)
+                self.announcer.set(f"{name}location {number}", location, now_us, later_us)
                 if name:
-                    self.announcer.set(
-                        f"{name}bundle {number}", self._bundle(secret, number), now_us, later_us
-                    )
+                    bundle = _Sealed(self._bundle, secret, number)
+                    self.announcer.set(f"{name}bundle {number}", bundle, now_us, later_us)
         if self._listed:
             self.announcer.set("slug", self._claim, now_us)
         else:
@@ -102,26 +120,20 @@ class Presence:
             return None
         return Locator(kind, self._machine_id, secret, days[number], self._signer_of)
 
-    def _location(self, secret: bytes, number: int) -> Callable[[int], list[Record]]:
-        def make(unix_us: int) -> list[Record]:
-            locator = self._locator(Kind.LOCATION, secret, number, unix_us)
-            if locator is None:
-                return []
-            seen = [overlay.endpoint for overlay in self._overlays if overlay.endpoint is not None]
-            where = [one for one in dict.fromkeys([*seen, *self._own]) if endpoints.usable(one)]
-            location = Location(self.next(unix_us), tuple(where[: locations.MAX_ENDPOINTS]), self._homes())
-            return [locations.seal(location, locator, self._machine.signer)]
+    def _location(self, secret: bytes, number: int, unix_us: int) -> list[Record]:
+        locator = self._locator(Kind.LOCATION, secret, number, unix_us)
+        if locator is None:
+            return []
+        seen = [overlay.endpoint for overlay in self._overlays if overlay.endpoint is not None]
+        where = [one for one in dict.fromkeys([*seen, *self._own]) if endpoints.usable(one)]
+        location = Location(self.next(unix_us), tuple(where[: locations.MAX_ENDPOINTS]), self._homes())
+        return [locations.seal(location, locator, self._machine.signer)]
 
-        return make
-
-    def _bundle(self, secret: bytes, number: int) -> Callable[[int], list[Record]]:
-        def make(unix_us: int) -> list[Record]:
-            locator = self._locator(Kind.BUNDLE, secret, number, unix_us)
-            if locator is None:
-                return []
-            return [locations.seal_bundle(self._machine.bundle, locator, self.next(unix_us))]
-
-        return make
+    def _bundle(self, secret: bytes, number: int, unix_us: int) -> list[Record]:
+        locator = self._locator(Kind.BUNDLE, secret, number, unix_us)
+        if locator is None:
+            return []
+        return [locations.seal_bundle(self._machine.bundle, locator, self.next(unix_us))]
 
     def _claim(self, unix_us: int) -> list[Record]:
         return [slugs.make(self._machine.bundle, self.next(unix_us), self._machine.signer)]

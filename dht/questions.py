@@ -82,6 +82,7 @@ class Questions:
     __slots__ = (
         "_entropy",
         "_last_us",
+        "_moves",
         "_random",
         "_tokens",
         "_under_way",
@@ -107,6 +108,7 @@ class Questions:
         self._random = b""
         self._under_way: dict[bytes, Question] = {}
         self._tokens: dict[Endpoint, bytes] = {}  # token ‖ second that it came, 8 + 4 bytes; the oldest first
+        self._moves = 0  # tokens that came since that dict was made
         self._last_us = 0
 
     # ------------------------------------------------------------------ asking
@@ -262,7 +264,12 @@ class Questions:
         return under_way or self.token(endpoint, now_us) != b""
 
     def _remember(self, endpoint: Endpoint, token: bytes, now_us: int) -> None:
-        self._tokens.pop(endpoint, None)
-        self._tokens[endpoint] = token + (now_us // 1_000_000).to_bytes(4, "big")
-        if len(self._tokens) > TOKENS:
-            del self._tokens[next(iter(self._tokens))]
+        tokens = self._tokens
+        tokens.pop(endpoint, None)
+        tokens[endpoint] = token + (now_us // 1_000_000).to_bytes(4, "big")
+        if len(tokens) > TOKENS:
+            del tokens[next(iter(tokens))]
+        self._moves += 1
+        if self._moves == TOKENS // 4:
+            # What was taken out of a dict keeps its place until the dict grows: anew, it is half as large.
+            self._moves, self._tokens = 0, dict(tokens.items())

@@ -6,7 +6,6 @@ the other does where the first was silent.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from typing import Final
 
@@ -34,8 +33,8 @@ class Ripples:
 
     def __init__(self) -> None:
         self.fresh: dict[bytes, Spread] = {}
-        self._fast: deque[tuple[int, bytes]] = deque()
-        self._slow: deque[tuple[int, bytes]] = deque()
+        self._fast: list[tuple[int, bytes]] = []  # the first due first: few, and a deque is 600 bytes
+        self._slow: list[tuple[int, bytes]] = []
 
     @property
     def due_us(self) -> int:
@@ -53,16 +52,16 @@ class Ripples:
     def due(self, links: Mapping[Endpoint, Link], now_us: int) -> dict[Link, list[bytes]]:
         """Ids for neighbours that have not had the bulletin from us or told us of it."""
         batches: dict[Link, list[bytes]] = {}
-        while self._fast and self._fast[0][0] <= now_us:
-            name = self._fast.popleft()[1]
+        for name in _until(self._fast, now_us):
             if self._tell(name, links, batches, first=True):
                 self._slow.append((now_us + SLOW_US, name))
             else:
                 del self.fresh[name]
-        while self._slow and self._slow[0][0] <= now_us:
-            name = self._slow.popleft()[1]
+        for name in _until(self._slow, now_us):
             self._tell(name, links, batches, first=False)
             del self.fresh[name]
+        if not self.fresh:
+            self.fresh.clear()  # what it took when there were many
         return batches
 
     def _tell(
@@ -81,3 +80,11 @@ class Ripples:
             spread.having |= link.bit
             batches.setdefault(link, []).append(name)
         return left
+
+
+def _until(queue: list[tuple[int, bytes]], now_us: int) -> list[bytes]:
+    """The ids that are due, taken out."""
+    count = next((place for place, (due_us, _) in enumerate(queue) if due_us > now_us), len(queue))
+    names = [name for _, name in queue[:count]]
+    del queue[:count]
+    return names

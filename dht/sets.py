@@ -19,18 +19,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from hashlib import blake2s
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from dht.records import Kind, Record
 
 
-class Held(NamedTuple):
+class Held(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A record, the network that it came from, and when (Unix s)."""
 
     record: Record
     network: bytes
     unix: int
+
+
+@lru_cache(maxsize=256)
+def hold(record: Record, network: bytes, unix: int) -> Held:
+    """One object for all the nodes of a world that are given a record within a second."""
+    return Held(record, network, unix)
 
 
 MAX_WORDS: Final = 4
@@ -39,7 +48,7 @@ NETWORK_ENTRIES: Final = 4
 TOGETHER_S: Final = 10  # what a network brings within them it brings together
 
 
-def place_word(held: Sequence[Held], new: Held, secret: bytes) -> list[Held]:
+def place_word(held: Sequence[Held], new: Held, secret: bytes) -> tuple[Held, ...]:
     """The words under a key once `new` has come; without it where it may not stay."""
     first: dict[bytes, Held] = {}  # each network's newest
     others: list[Held] = []
@@ -56,17 +65,17 @@ def place_word(held: Sequence[Held], new: Held, secret: bytes) -> list[Held]:
     found: dict[bytes, Held] = {}  # by content: a copy from elsewhere takes no second place
     for one in ranked:
         found.setdefault(one.record.raw, one)
-    return list(found.values())[:MAX_WORDS]
+    return tuple(found.values())[:MAX_WORDS]
 
 
-def place_entry(held: Sequence[Held], new: Held, secret: bytes) -> list[Held]:
+def place_entry(held: Sequence[Held], new: Held, secret: bytes) -> tuple[Held, ...]:
     """The entries under a key once `new` has come; without it where it may not stay."""
     after = [new if _replaces(new, one, held) else one for one in held]
     if all(one.record.public != new.record.public for one in held):
         after.append(new)
     if len(after) > MAX_ENTRIES[new.record.kind]:
         after.remove(_weakest(after, secret))
-    return after
+    return tuple(after)
 
 
 def outdated(held: Iterable[Held], new: Held) -> bool:

@@ -13,6 +13,7 @@ datagrams may have been lost, and where many begin at once, those who are to dia
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from dht.endpoints import Endpoint
@@ -35,7 +36,7 @@ class Standing:
         self._told = told
         self._checked: bool | None = None
         self._doubted = False
-        self._own: frozenset[Endpoint] = frozenset()
+        self._own: tuple[Endpoint, ...] = ()
 
     @property
     def unreachable(self) -> bool:
@@ -54,7 +55,7 @@ class Standing:
         if serving != overlay.serving:
             overlay.serve(serving)
 
-    def owns(self, endpoints: frozenset[Endpoint]) -> None:
+    def owns(self, endpoints: tuple[Endpoint, ...]) -> None:
         """These are addresses of this machine itself."""
         self._own = endpoints
 
@@ -87,7 +88,7 @@ class Standings:
 
     def __init__(self, overlays: tuple[Overlay, ...], told: bool | None, now_us: int) -> None:
         self._overlays = overlays
-        self._own: frozenset[Endpoint] = frozenset()
+        self._own: tuple[Endpoint, ...] = ()
         self._all = tuple(Standing(overlay, told, now_us) for overlay in overlays)
 
     @property
@@ -107,12 +108,12 @@ class Standings:
     def of(self, overlay: Overlay) -> Standing:
         return self._all[self._overlays.index(overlay)]
 
-    def owns(self, endpoints: frozenset[Endpoint]) -> bool:
+    def owns(self, endpoints: Iterable[Endpoint]) -> bool:
         """These are addresses of this machine itself; whether that is new."""
+        before, self._own = self._own, tuple(sorted(set(endpoints)))
         for standing in self._all:
-            standing.owns(endpoints)
-        before, self._own = self._own, endpoints
-        return before != endpoints
+            standing.owns(self._own)
+        return before != self._own
 
     def settle(self) -> None:
         for standing in self._all:

@@ -44,7 +44,7 @@ class Storage:
         self.counters: Counter[str] = Counter()
         self._records = records
         self._secret = entropy(16)
-        self._sets: dict[bytes, list[Held]] = {}
+        self._sets: dict[bytes, tuple[Held, ...]] = {}
         self._count = 0
         self._center = 0
         self._expiry = 0  # nothing expires before this
@@ -99,7 +99,7 @@ class Storage:
         if not self._count or unix < self._expiry:
             return
         for key in list(self._sets):
-            self._replace(key, [one for one in self._sets[key] if unix < one.record.expires])
+            self._replace(key, tuple(one for one in self._sets[key] if unix < one.record.expires))
         left = (one.record.expires for held in self._sets.values() for one in held)
         self._expiry = min(left, default=0)
 
@@ -117,10 +117,10 @@ class Storage:
             slugs.read(record)
         return record
 
-    def _placed(self, record: Record, network: bytes, unix: int) -> tuple[int, list[Held]]:
+    def _placed(self, record: Record, network: bytes, unix: int) -> tuple[int, tuple[Held, ...]]:
         """Whether the record would be kept, and what is under its key then."""
-        before = [one for one in self._sets.get(record.key, ()) if unix < one.record.expires]
-        new = Held(record, network, unix)
+        before = tuple(one for one in self._sets.get(record.key, ()) if unix < one.record.expires)
+        new = sets.hold(record, network, unix)
         place = sets.place_word if record.kind in (Kind.LOCATION, Kind.BUNDLE) else sets.place_entry
         after = place(before, new, self._secret)
         if any(one.record.raw == record.raw for one in after):
@@ -130,11 +130,11 @@ class Storage:
     def _holds(self, key: bytes, record_bytes: bytes) -> bool:
         return any(one.record.raw == record_bytes for one in self._sets.get(key, ()))
 
-    def _replace(self, key: bytes, held: list[Held]) -> None:
+    def _replace(self, key: bytes, held: tuple[Held, ...]) -> None:
         self._count += len(held) - len(self._sets.get(key, ()))
         self._shown = None
         if held:
-            self._sets[key] = held
+            self._sets[held[0].record.key] = held  # the record's own bytes: others have them too
         else:
             self._sets.pop(key, None)
 
@@ -151,5 +151,5 @@ class Storage:
                 ranked.append((nth[one.network], distance, key, one))
         ranked.sort(key=lambda entry: entry[:2])
         for _, _, key, one in ranked[MAX_RECORDS - _SPARE :]:
-            self._replace(key, [other for other in self._sets[key] if other is not one])
+            self._replace(key, tuple(other for other in self._sets[key] if other is not one))
             self.counters["record dropped for want of room"] += 1

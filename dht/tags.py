@@ -67,6 +67,11 @@ class _Fan:
 class Tags:
     """`author`: our own Ed25519 public key, 32 bytes."""
 
+    __slots__ = (
+        *("_author", "_calls", "_exact", "_fan_of", "_fans", "_gossip", "_next", "_patterns"),
+        "events",
+    )
+
     def __init__(self, calls: Calls, gossip: Gossip, author: bytes) -> None:
         self.events: list[Tagged | Notified] = []
         self._calls = calls

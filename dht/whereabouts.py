@@ -35,8 +35,9 @@ class Whereabouts:
         network = endpoints.network(voter)
         if votes.get(network) == seen == self.endpoint:
             return False
-        votes.pop(network, None)
-        votes[network] = seen
+        # A new dict, with no gaps where something was taken out.
+        votes = self._votes = {other: vote for other, vote in votes.items() if other != network}
+        votes[network] = seen if seen != self.endpoint else self.endpoint
         if len(votes) > VOTERS:
             del votes[next(iter(votes))]
         if seen == self.endpoint or not endpoints.usable(seen):

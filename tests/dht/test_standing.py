@@ -30,7 +30,7 @@ class Seen:
 def standing_of(own: Endpoint, told: bool | None = None) -> tuple[Standing, Seen]:
     overlay = Seen()
     standing = Standing(cast("Overlay", overlay), told, 0)
-    standing.owns(frozenset({own}))
+    standing.owns((own,))
     standing.settle()
     return standing, overlay
 
