@@ -35,61 +35,77 @@ LONELY_S: Final = 3600  # a bucket that no lookup went through for an hour is re
 
 
 class Bucket(KBucket):  # type: ignore[misc]  # kademlia has no types
-    """`nodes` keeps the order in which they came; `seen`, in the same order, the second of each one's last
-    proof of life."""
+    """`nodes` keeps the order in which they came; in the same order stand their `ids`, and in `seen` the
+    second of each one's last proof of life. Lists: for so few, a dict takes more than twice the memory."""
 
-    nodes: dict[bytes, Contact]
-    replacement_nodes: dict[bytes, Contact]
+    nodes: list[Contact]
+    replacement_nodes: list[Contact]
 
     def __init__(self, ksize: int, second: int) -> None:
-        # Not the parent's: it asks the clock, and its two ordered dicts take thrice the memory.
+        # Not the parent's: it asks the clock, and has two ordered dicts.
         self.ksize = ksize
-        self.nodes = {}
-        self.replacement_nodes = {}
+        self.nodes = []
+        self.ids: list[bytes] = []
+        self.replacement_nodes = []
         self.seen = array("i")
         self.looked_s = second
 
-    def touch(self, node_id: bytes, second: int) -> None:
-        self.seen[list(self.nodes).index(node_id)] = second
+    def get_nodes(self) -> list[Contact]:
+        return list(self.nodes)
+
+    def touch(self, contact: Contact, second: int) -> bool:
+        """It lives. Whether it is here."""
+        try:
+            self.seen[self.ids.index(contact.id)] = second
+        except ValueError:
+            return False
+        return True
 
     def append(self, contact: Contact, second: int) -> None:
-        self.nodes[contact.id] = contact
+        self.nodes.append(contact)
+        self.ids.append(contact.id)
         self.seen.append(second)
 
     def remove_node(self, contact: Contact) -> bool:
         """Out of the bucket, or of those that wait; whether it was in the bucket."""
-        self.replacement_nodes.pop(contact.id, None)
-        if contact.id not in self.nodes:
+        self.forget_replacement(contact)
+        if contact.id not in self.ids:
             return False
-        self.seen.pop(list(self.nodes).index(contact.id))
-        del self.nodes[contact.id]
+        place = self.ids.index(contact.id)
+        del self.nodes[place], self.ids[place], self.seen[place]
         return True
+
+    def forget_replacement(self, contact: Contact) -> None:
+        for place, other in enumerate(self.replacement_nodes):
+            if other.id == contact.id:
+                del self.replacement_nodes[place]
+                return
 
     def keep_replacement(self, contact: Contact) -> None:
         """The newest last; the oldest makes room, or one of the same network where that has its share."""
         waiting = self.replacement_nodes
-        waiting.pop(contact.id, None)
-        alike = [node_id for node_id, other in waiting.items() if other.network == contact.network]
+        self.forget_replacement(contact)
+        alike = [place for place, other in enumerate(waiting) if other.network == contact.network]
         if len(alike) >= IN_BUCKET:
             del waiting[alike[0]]
         elif len(waiting) >= REPLACEMENTS:
-            del waiting[next(iter(waiting))]
-        waiting[contact.id] = contact
+            del waiting[0]
+        waiting.append(contact)
 
     def oldest(self) -> tuple[Contact, int]:
         """Whom we have not heard for longest, and the second we last did. Of a bucket that is not empty."""
         second = min(self.seen)
-        return list(self.nodes.values())[self.seen.index(second)], second
+        return self.nodes[self.seen.index(second)], second
 
     def divide(self, deeper: Bucket, own: int, level: int) -> None:
         """Those who share more than `level` bits with us move over."""
-        for contact, second in zip(self.get_nodes(), list(self.seen), strict=True):
+        for contact, second in list(zip(self.nodes, self.seen, strict=True)):
             if _shared(own, contact.long_id) > level:
                 self.remove_node(contact)
                 deeper.append(contact, second)
-        for contact in list(self.replacement_nodes.values()):
+        for contact in list(self.replacement_nodes):
             if _shared(own, contact.long_id) > level:
-                del self.replacement_nodes[contact.id]
+                self.replacement_nodes.remove(contact)
                 deeper.keep_replacement(contact)
 
 
@@ -111,10 +127,10 @@ class RoutingTable(KademliaTable):  # type: ignore[misc]
 
     def __iter__(self) -> Iterator[Contact]:
         for bucket in self.buckets:
-            yield from bucket.nodes.values()
+            yield from bucket.nodes
 
     def __contains__(self, contact: Contact) -> bool:
-        return contact.id in self.buckets[self.get_bucket_for(contact)].nodes
+        return contact.id in self.buckets[self.get_bucket_for(contact)].ids
 
     def get_bucket_for(self, node: Contact) -> int:
         return self.level(node.long_id)
@@ -130,7 +146,7 @@ class RoutingTable(KademliaTable):  # type: ignore[misc]
         before = self.buckets
         self._begin(own, second)
         for bucket in before:
-            for contact, seen in zip(bucket.nodes.values(), bucket.seen, strict=True):
+            for contact, seen in zip(bucket.nodes, bucket.seen, strict=True):
                 self.add_contact(contact, seen)
 
     # ------------------------------------------------------------------ who comes and goes
@@ -140,8 +156,7 @@ class RoutingTable(KademliaTable):  # type: ignore[misc]
         it was silent for STALE_S; the new one waits among the replacements meanwhile."""
         index = self.get_bucket_for(contact)
         bucket = self.buckets[index]
-        if contact.id in bucket.nodes:
-            bucket.touch(contact.id, second)
+        if bucket.touch(contact, second):
             if self.failures:
                 self.failures.pop(contact.id, None)
             return None
@@ -169,21 +184,21 @@ class RoutingTable(KademliaTable):  # type: ignore[misc]
         self.buckets.append(deeper)
 
     def _enter(self, bucket: Bucket, contact: Contact, second: int) -> None:
-        bucket.replacement_nodes.pop(contact.id, None)
+        bucket.forget_replacement(contact)
         bucket.append(contact, second)
         self.size += 1
 
     def _network_has_room(self, contact: Contact, bucket: Bucket) -> bool:
         network = contact.network
-        if [other.network for other in bucket.nodes.values()].count(network) >= IN_BUCKET:
+        if [other.network for other in bucket.nodes].count(network) >= IN_BUCKET:
             return False
-        all_networks = [other.network for one in self.buckets for other in one.nodes.values()]
+        all_networks = [other.network for one in self.buckets for other in one.nodes]
         return all_networks.count(network) < IN_TABLE
 
     def wants(self, contact: Contact) -> bool:
         """Whether it would be entered if it proved itself: there is room, and it is not there yet."""
         bucket = self.buckets[self.get_bucket_for(contact)]
-        if contact.id in bucket.nodes or contact.long_id == self.own:
+        if contact.id in bucket.ids or contact.long_id == self.own:
             return False
         room = len(bucket) < self.ksize or bucket is self.buckets[-1]
         return room and self._network_has_room(contact, bucket)
@@ -192,8 +207,8 @@ class RoutingTable(KademliaTable):  # type: ignore[misc]
         """It did not answer. After SILENCES of that, or where another waits for its place, it goes: True.
         Who takes the place counts as stale, so that it is asked soon."""
         bucket = self.buckets[self.get_bucket_for(contact)]
-        bucket.replacement_nodes.pop(contact.id, None)
-        if contact.id not in bucket.nodes:
+        bucket.forget_replacement(contact)
+        if contact.id not in bucket.ids:
             return False
         failures = self.failures.get(contact.id, 0) + 1
         if failures < SILENCES and not bucket.replacement_nodes:
@@ -201,7 +216,7 @@ class RoutingTable(KademliaTable):  # type: ignore[misc]
             return False
         self.remove_contact(contact)
         while bucket.replacement_nodes and len(bucket) < self.ksize:
-            _, waiting = bucket.replacement_nodes.popitem()
+            waiting = bucket.replacement_nodes.pop()
             if self._network_has_room(waiting, bucket):
                 self._enter(bucket, waiting, second - STALE_S)
         return True
@@ -242,12 +257,12 @@ class RoutingTable(KademliaTable):  # type: ignore[misc]
         many bits as the target does, or more."""
         own = self.own ^ target
         for bucket in self.buckets[self.level(target) :]:
-            for contact in bucket.nodes.values():
+            for contact in bucket.nodes:
                 if contact.long_id ^ target < own and contact.id not in self.failures:
                     yield contact
 
     def _living(self, buckets: Iterable[Bucket]) -> list[Contact]:
-        found = [contact for bucket in buckets for contact in bucket.nodes.values()]
+        found = [contact for bucket in buckets for contact in bucket.nodes]
         if self.failures:
             failures = self.failures
             return [contact for contact in found if contact.id not in failures]
@@ -258,7 +273,7 @@ class RoutingTable(KademliaTable):  # type: ignore[misc]
         silent = [
             (seen, contact.long_id, contact)
             for bucket in self.buckets
-            for seen, contact in zip(bucket.seen, bucket.nodes.values(), strict=True)
+            for seen, contact in zip(bucket.seen, bucket.nodes, strict=True)
             if second - seen >= age_s
         ]
         return [contact for _, _, contact in sorted(silent)[:limit]]

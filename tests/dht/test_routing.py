@@ -55,15 +55,16 @@ def check(table: RoutingTable) -> None:
     for level, bucket in enumerate(table.buckets):
         assert len(bucket) <= table.ksize
         assert len(bucket.seen) == len(bucket.nodes)
+        assert bucket.ids == [known.id for known in bucket.nodes]
         assert len(bucket.replacement_nodes) <= REPLACEMENTS
-        for known in [*bucket.nodes.values(), *bucket.replacement_nodes.values()]:
+        for known in [*bucket.nodes, *bucket.replacement_nodes]:
             bits = shared(known.long_id, table.own)
             assert bits == level if level < last else bits >= level
-        networks = [known.network for known in bucket.nodes.values()]
+        networks = [known.network for known in bucket.nodes]
         assert max(map(networks.count, networks), default=0) <= IN_BUCKET
     networks = [known.network for known in table]
     assert max(map(networks.count, networks), default=0) <= IN_TABLE
-    assert all(any(node_id in bucket.nodes for bucket in table.buckets) for node_id in table.failures)
+    assert all(any(node_id in bucket.ids for bucket in table.buckets) for node_id in table.failures)
 
 
 def test_buckets_share_as_many_bits_as_their_place_says() -> None:
@@ -133,14 +134,14 @@ def test_only_three_ids_of_one_network_get_in_and_two_into_a_bucket() -> None:
 def test_a_full_bucket_keeps_who_it_knows_and_has_the_oldest_asked_when_stale() -> None:
     table = filled(1000)
     bucket = table.buckets[0]
-    known = list(bucket.nodes.values())
+    known = list(bucket.nodes)
     newcomer = in_bucket(table, 0, 5000)
     assert table.add_contact(newcomer, STALE_S - 1) is None
     for one in known[1:]:
         table.add_contact(one, STALE_S)
     assert table.add_contact(newcomer, STALE_S) is known[0]
     assert bucket.get_nodes() == known
-    assert newcomer.id in bucket.replacement_nodes
+    assert newcomer in bucket.replacement_nodes
     assert table.failed(known[0], STALE_S)
     assert newcomer in table
     assert known[0] not in table
