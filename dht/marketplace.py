@@ -12,9 +12,11 @@ machine's own keys have shown which of them is its own.
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final
 
 from crypto.identity import KeyBundle
@@ -24,6 +26,7 @@ from dht.records import BadRecord, Record, Records
 
 MAX_OFFERS: Final = 4096
 MAX_PROBES: Final = 1024
+_signer = attrgetter("public")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class Market:
         self.counters: Counter[str] = Counter()
         self._records = records
         self._secret = entropy(16)
-        self._known: dict[bytes, Record] = {}  # by signer
+        self._known: list[Record] = []  # by signer; a dict takes four times the memory, and more as it grows
         self._probes: dict[bytes, Probe] = {}  # by signer
         self._owners: dict[bytes, bytes] = {}  # machine_id -> the signer that its keys have shown
         self._expiry = 0  # nothing expires before this
@@ -72,7 +75,7 @@ class Market:
             record = self._records.read(raw)
             record.check_time(unix)
             offer = offers.read(record)
-            known = self._known.get(record.public)
+            known = self._of(record.public)
             if known is not None and _age(known) >= _age(record):
                 return None  # the same under another class, or older: a replay ends no withdrawal
             self._records.verify(record)
@@ -80,15 +83,15 @@ class Market:
             self.counters[f"offer refused: {bad}"] += 1
             return None
         self._expiry = min(self._expiry, record.expires) if self._known else record.expires
-        self._known[record.public] = record
+        self._put(record)
         if len(self._known) > MAX_OFFERS:
             self._make_room()
         news = known is None or offers.parse(known.body) != offer
-        return self._listing(record, offer) if news and record.public in self._known else None
+        return self._listing(record, offer) if news and self._of(record.public) else None
 
     def check(self, signer: bytes, probe: Probe) -> None:
         """The offer of this signer has been tried."""
-        if signer not in self._known:
+        if self._of(signer) is None:
             return
         self._probes.pop(signer, None)
         self._probes[signer] = probe
@@ -97,7 +100,7 @@ class Market:
 
     def prove(self, bundle: KeyBundle) -> None:
         """A machine has shown its keys: of the offers that name it, its own alone stand from now on."""
-        record = self._known.get(bundle.ed25519)
+        record = self._of(bundle.ed25519)
         if record is not None and offers.parse(record.body).is_by(bundle, record.public):
             self._owners[bundle.machine_id] = bundle.ed25519
 
@@ -107,7 +110,7 @@ class Market:
         Those that were reached come first, those that could not be last; then the cheapest per GB, per
         zeqond, the quickest. No tier of trust is in it yet."""
         found = []
-        for record in self._known.values():
+        for record in self._known:
             offer = offers.parse(record.body)
             if unix >= record.expires or not offer.active or not offer.accepts(country):
                 continue
@@ -121,9 +124,9 @@ class Market:
         """Forget what has expired; cheap when nothing has."""
         if not self._known or unix < self._expiry:
             return
-        for signer in [signer for signer, record in self._known.items() if unix >= record.expires]:
-            self._forget(signer)
-        self._expiry = min((record.expires for record in self._known.values()), default=0)
+        for record in [record for record in self._known if unix >= record.expires]:
+            self._forget(record)
+        self._expiry = min((record.expires for record in self._known), default=0)
 
     def _listing(self, record: Record, offer: Offer) -> Listing:
         signer = record.public
@@ -132,15 +135,29 @@ class Market:
         return Listing(offer, signer, record.sequence, record.expires, probe, proven)
 
     def _make_room(self) -> None:
-        weak = (record for record in self._known.values() if record.public not in self._probes)
+        weak = (record for record in self._known if record.public not in self._probes)
         for record in heapq.nsmallest(
             MAX_OFFERS // 16, weak, key=lambda record: sets.strength(record, self._secret)
         ):
-            self._forget(record.public)
+            self._forget(record)
             self.counters["offer dropped for want of room"] += 1
 
-    def _forget(self, signer: bytes) -> None:
-        record = self._known.pop(signer)
+    def _place(self, signer: bytes) -> int:
+        """Where its offer stands, or would."""
+        return bisect_left(self._known, signer, key=_signer)
+
+    def _of(self, signer: bytes) -> Record | None:
+        found = self._known[(place := self._place(signer)) : place + 1]
+        return found[0] if found and found[0].public == signer else None
+
+    def _put(self, record: Record) -> None:
+        """In place of its signer's last."""
+        place = self._place(record.public)
+        self._known[place : place + (self._of(record.public) is not None)] = [record]
+
+    def _forget(self, record: Record) -> None:
+        signer = record.public
+        del self._known[self._place(signer)]
         self._probes.pop(signer, None)
         machine_id = offers.parse(record.body).machine_id
         if self._owners.get(machine_id) == signer:

@@ -12,9 +12,10 @@ goes when its last bulletin has been out of date for twenty minutes: a replay of
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import Counter
 from enum import IntEnum
-from itertools import islice
+from operator import attrgetter
 from typing import Final
 
 from dht.bulletin import AHEAD_ZEQONDS, LIFE_ZEQONDS, Bulletin
@@ -29,6 +30,7 @@ DIGEST_BYTES: Final = 256
 BUCKETS: Final = 64
 _MARGIN_ZEQONDS: Final = 155  # two minutes: what is asked for now must still be good when it comes
 _SUM_BITS: Final = 32
+_id = attrgetter("id")
 
 
 class Place(IntEnum):
@@ -40,29 +42,58 @@ class Place(IntEnum):
 
 
 class _Block:
-    __slots__ = ("_authors", "bulletins", "sums")
+    """`bare`: ids of which nothing else is left. `bulletins`: the others, that came later. Both in order of
+    arrival. Two lists, as a dict of them takes twice the memory, and thrice while it grows."""
+
+    __slots__ = ("_authors", "_sorted", "bare", "bulletins", "sums")
 
     def __init__(self) -> None:
         self._authors: Counter[bytes] | None = None
-        self.bulletins: dict[bytes, Bulletin | None] = {}  # in order of arrival; None: only the id is left
+        self._sorted: list[Bulletin] = []  # the same bulletins, by id
+        self.bare: dict[bytes, None] = {}
+        self.bulletins: list[Bulletin] = []
         self.sums = 0
+
+    def __len__(self) -> int:
+        return len(self.bare) + len(self.bulletins)
+
+    def get(self, name: bytes) -> Bulletin | None:
+        place = bisect_left(self._sorted, name, key=_id)
+        if place < len(self._sorted) and self._sorted[place].id == name:
+            return self._sorted[place]
+        return None
 
     @property
     def calm(self) -> bool:
-        return len(self.bulletins) < CALM
+        return len(self) < CALM
 
     @property
     def authors(self) -> Counter[bytes]:
         """How many bulletins each has; not counted before somebody asks."""
         if self._authors is None:
-            self._authors = Counter(held.author for held in self.bulletins.values() if held is not None)
+            self._authors = Counter(held.author for held in self.bulletins)
         return self._authors
 
     def add(self, bulletin: Bulletin) -> None:
-        self.bulletins[bulletin.id] = bulletin
+        self.bulletins.append(bulletin)
+        insort(self._sorted, bulletin, key=_id)
         self.sums ^= _lane(bulletin.id)
         if self._authors is not None:
             self._authors[bulletin.author] += 1
+
+    def strip(self, count: int) -> list[Bulletin]:
+        """Of the bulletins that came first only the ids stay."""
+        gone = self.bulletins[:count]
+        del self.bulletins[:count]
+        self._sorted = sorted(self.bulletins, key=_id)
+        self.bare.update(dict.fromkeys(map(_id, gone)))
+        return gone
+
+    def forget(self, count: int) -> None:
+        """Those ids."""
+        for name in [*self.bare][:count]:
+            del self.bare[name]
+            self.sums ^= _lane(name)
 
 
 class Seen:
@@ -86,13 +117,13 @@ class Seen:
     def knows(self, name: bytes) -> bool:
         """Whether that id came by already, be it read or refused."""
         for block in self._blocks.values():
-            if name in block.bulletins:
+            if block.get(name) is not None or name in block.bare:
                 return True
         return name in self._refused
 
     def get(self, name: bytes) -> Bulletin | None:
         for block in self._blocks.values():
-            found = block.bulletins.get(name)
+            found = block.get(name)
             if found is not None:
                 return found
         return None
@@ -145,8 +176,8 @@ class Seen:
         return [
             name
             for block in self._comparable(now)
-            for name, bulletin in block.bulletins.items()
-            if name[0] >> 2 in wanted and bulletin is not None
+            for name in map(_id, block.bulletins)
+            if name[0] >> 2 in wanted
         ]
 
     def _comparable(self, now: int) -> list[_Block]:
@@ -157,26 +188,23 @@ class Seen:
         last = now - LIFE_ZEQONDS - 2 * AHEAD_ZEQONDS
         for number in [each for each in self._blocks if (each + 1) * BLOCK_ZEQONDS <= last]:
             block = self._blocks.pop(number)
-            self._known -= len(block.bulletins)
-            self._held_bytes -= sum(len(held.wire) for held in block.bulletins.values() if held is not None)
+            self._known -= len(block)
+            self._held_bytes -= sum(len(held.wire) for held in block.bulletins)
 
     def _shed(self, *, ids_too: bool) -> None:
         """The older half of the oldest block that has any goes: so a flood with old dates sheds itself."""
         for number in sorted(self._blocks):
             block = self._blocks[number]
-            some = [name for name, held in block.bulletins.items() if ids_too or held is not None]
-            if some:
+            size = len(block) if ids_too else len(block.bulletins)
+            if size:
                 break
-        for name in islice(some, (len(some) + 1) // 2):
-            held = block.bulletins[name]
-            self._held_bytes -= len(held.wire) if held is not None else 0
-            if ids_too:
-                del block.bulletins[name]
-                block.sums ^= _lane(name)
-                self._known -= 1
-            else:
-                block.bulletins[name] = None
-            self._counters["bulletins dropped for want of room"] += 1
+        count = (size + 1) // 2
+        stripped = block.strip(max(0, count - len(block.bare)) if ids_too else count)
+        self._held_bytes -= sum(len(held.wire) for held in stripped)
+        if ids_too:
+            block.forget(count)
+            self._known -= count
+        self._counters["bulletins dropped for want of room"] += count
 
 
 def _lane(name: bytes) -> int:
