@@ -54,10 +54,11 @@ Answered: TypeAlias = MachineFound | SlugFound | MarketRefreshed
 
 @dataclass(slots=True, eq=False)
 class _Search:
-    """`opens`: what is done with the records of one lookup; True when they are enough."""
+    """`opens`: what is done with the records of one lookup; True when they are enough. `ends`: what at the
+    end, with the search, which it would else have to hold: a cycle that only Python's collector frees."""
 
     opens: Callable[[list[bytes], int], bool]
-    ends: Callable[[int, int], None]
+    ends: Callable[[_Search, int, int], None]
     gets: dict[tuple[int, int], Overlay] = field(default_factory=dict)
     hops: int = 0
     messages: dict[tuple[int, int], int] = field(default_factory=dict)  # of each get, as far as it has told
@@ -114,12 +115,11 @@ class Finder:
 
         found_now: list[Location] = []
 
-        def ends(_now: int, _at: int) -> None:
+        def ends(search: _Search, _now: int, _at: int) -> None:
             location = found_now[0] if found_now else None
             self._events(MachineFound(handle, location, search.hops, sum(search.messages.values())))
 
-        search = _Search(opens, ends)
-        self._start(search, [locator.key for locator in locators], now_us)
+        self._start(_Search(opens, ends), [locator.key for locator in locators], now_us)
 
     def _bundle(self, handle: int, machine_id: bytes, secret: bytes, now_us: int, unix: int) -> None:
         locators = self._locators(Kind.BUNDLE, machine_id, secret, unix)
@@ -130,7 +130,7 @@ class Finder:
             found.extend(bundle for bundle in bundles if bundle is not None)
             return bool(found)
 
-        def ends(now: int, at: int) -> None:
+        def ends(_search: _Search, now: int, at: int) -> None:
             if found:
                 self.machine(handle, machine_id, found[0].ed25519, secret, now, at)
             else:
@@ -146,7 +146,7 @@ class Finder:
             found.update((one.machine_id, one) for one in slugs.claims(raws, slug, self._reader, at))
             return False
 
-        def ends(_now: int, _at: int) -> None:
+        def ends(_search: _Search, _now: int, _at: int) -> None:
             self._events(SlugFound(handle, tuple(found[one] for one in sorted(found))))
 
         self._start(_Search(opens, ends), [records.slug_key(slug)], now_us)
@@ -160,7 +160,7 @@ class Finder:
                 self._market.learn(raw, at)
             return False
 
-        search = _Search(opens, lambda _now, _at: self._events(MarketRefreshed(handle)))
+        search = _Search(opens, lambda *_: self._events(MarketRefreshed(handle)))
         self._start(search, [key for name in classes for key in offers.keys(name)], now_us)
 
     # ------------------------------------------------------------------ what comes
@@ -178,7 +178,7 @@ class Finder:
             del self._searches[id(overlay), outcome.handle]
             del search.gets[id(overlay), outcome.handle]
             if not search.gets:
-                search.ends(now_us, unix)
+                search.ends(search, now_us, unix)
 
     def _start(self, search: _Search, keys: list[bytes], now_us: int) -> None:
         # Where somebody is known; else where there may be, or what we store ourselves.
@@ -193,7 +193,7 @@ class Finder:
         for name, overlay in search.gets.items():
             del self._searches[name]
             overlay.cancel(name[1])
-        search.ends(now_us, unix)
+        search.ends(search, now_us, unix)
 
     def _locators(self, kind: Kind, machine_id: bytes, secret: bytes, unix: int) -> list[Locator]:
         days = locations.days_to_read(unix)

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from functools import cache
 from hashlib import blake2b
+from typing import Final
 
 from crypto.identity import KeyBundle
 from crypto.kem import KEM_SEED_BYTES, X25519_BYTES, HybridKey, RealPrimitives
 from dht.inbox import Machine
+
+_PRIMITIVES: Final = RealPrimitives()
 
 
 def _signature(public: bytes, label: bytes, payload: bytes) -> bytes:
@@ -38,11 +41,23 @@ class ToySigner:
         return _signature(self.public, label, payload)
 
 
+class _ToyBundle(KeyBundle):
+    """Put together when it is asked for: of its 1,248 bytes all but the signer's 32 are everybody's."""
+
+    _public: bytes
+
+    def __init__(self, public: bytes) -> None:
+        object.__setattr__(self, "_public", public)
+
+    @property
+    def raw(self) -> bytes:
+        static = _static()
+        return self._public + static.x25519_public + static.kem_public
+
+
 def toy_machine(signer: ToySigner) -> Machine:
     """A machine whose signing key alone is its own: in the world nobody seals anything to anybody."""
-    static = _static()
-    bundle = KeyBundle(signer.public + static.x25519_public + static.kem_public)
-    return Machine(bundle, static, signer, RealPrimitives())
+    return Machine(_ToyBundle(signer.public), _static(), signer, _PRIMITIVES)
 
 
 @cache
