@@ -32,6 +32,7 @@ IDS_US: Final = SECOND_US
 DIGEST_US: Final = 4 * SECOND_US
 EXCESS: Final = 400  # pushes over the limit, less one a second
 RETRY_US: Final = 1_500_000  # from asking for a bulletin to asking the next who has it
+_LONG_AGO_US: Final = -max(RETRY_US, DIGEST_US)
 PROMISES: Final = 16  # times that it gave nothing of what it announced, beyond the bulletins that it gave
 PASSENGER: Final = 24  # bulletins that came by others since this neighbour last brought or announced one,
 TRIAL: Final = 8  # or since it came, if it never did
@@ -86,7 +87,7 @@ class Link:
         self.sent = self.received = 0  # datagrams
         self.excess = self.excess_us = 0
         self.pushes_us = self.sends_us = self.ids_us = self.asks_us = now_us
-        self.failed_us, self.digest_in_us, self.digest_out_us = -RETRY_US, -DIGEST_US, -DIGEST_US  # long ago
+        self.failed_us = self.digest_in_us = self.digest_out_us = _LONG_AGO_US
 
     def may_push(self, now_us: int) -> bool:
         """Whether we read one more bulletin from it; uses it up."""

@@ -76,8 +76,14 @@ class Record:
     public: bytes
     salt: bytes
     sequence: int  # Unix ms
-    body: bytes
     key: bytes
+    body_at: int
+    body_bytes: int
+
+    @property
+    def body(self) -> bytes:
+        """Cut out of `raw` when it is asked for: who stores a record mostly does not read it."""
+        return self.raw[self.body_at : self.body_at + self.body_bytes]
 
     @property
     def expires(self) -> int:
@@ -103,7 +109,8 @@ def read(raw: bytes) -> Record:
     if len(raw) > KIND_BYTES[fields.kind]:
         raise BadRecord("wrong size")
     key = _key(fields.kind, fields.public, fields.salt)
-    return Record(raw, fields.kind, fields.public, fields.salt, fields.sequence, fields.body, key)
+    at, size = raw.index(fields.body), len(fields.body)
+    return Record(raw, fields.kind, fields.public, fields.salt, fields.sequence, key, at, size)
 
 
 def make(kind: Kind, salt: bytes, sequence: int, body: bytes, signer: Signer) -> Record:
