@@ -36,6 +36,8 @@ Answer: TypeAlias = Pong | Nodes | Values | Stored
 NEVER_US: Final = 1 << 62
 UNDER_WAY: Final = 512
 TOKENS: Final = 64  # of others, that we remember
+_SECOND_BYTES: Final = 4
+_KEPT_BYTES: Final = TOKEN_BYTES + _SECOND_BYTES
 TOKEN_S: Final = 270  # theirs hold for five to ten minutes (dht/tokens.py)
 _PAD: Final = bytes(PADDED_BYTES - 54)  # 54 bytes: the shortest Find, with no tail and no token
 
@@ -83,6 +85,7 @@ class Questions:
         "_entropy",
         "_last_us",
         "_moves",
+        "_places",
         "_random",
         "_tokens",
         "_under_way",
@@ -107,7 +110,8 @@ class Questions:
         self._entropy = entropy
         self._random = b""
         self._under_way: dict[bytes, Question] = {}
-        self._tokens: dict[Endpoint, bytes] = {}  # token ‖ second that it came, 8 + 4 bytes; the oldest first
+        self._tokens = bytearray()  # of others: each with the second that it came, 8 + 4 bytes
+        self._places: dict[Endpoint, int] = {}  # whose stands where; the oldest first
         self._moves = 0  # tokens that came since that dict was made
         self._last_us = 0
 
@@ -253,10 +257,13 @@ class Questions:
 
     def token(self, endpoint: Endpoint, now_us: int) -> bytes:
         """What they gave us to show them, empty where we have nothing fresh."""
-        kept = self._tokens.get(endpoint)
-        if kept is None or now_us // 1_000_000 - int.from_bytes(kept[8:], "big") >= TOKEN_S:
+        place = self._places.get(endpoint)
+        if place is None:
             return b""
-        return kept[:8]
+        kept = self._tokens[_KEPT_BYTES * place : _KEPT_BYTES * place + _KEPT_BYTES]
+        if now_us // 1_000_000 - int.from_bytes(kept[TOKEN_BYTES:], "big") >= TOKEN_S:
+            return b""
+        return bytes(kept[:TOKEN_BYTES])
 
     def called(self, endpoint: Endpoint, now_us: int) -> bool:
         """Whether we sent something there in the last minutes, as far as we remember."""
@@ -264,12 +271,14 @@ class Questions:
         return under_way or self.token(endpoint, now_us) != b""
 
     def _remember(self, endpoint: Endpoint, token: bytes, now_us: int) -> None:
-        tokens = self._tokens
-        tokens.pop(endpoint, None)
-        tokens[endpoint] = token + (now_us // 1_000_000).to_bytes(4, "big")
-        if len(tokens) > TOKENS:
-            del tokens[next(iter(tokens))]
+        places = self._places
+        place = places.pop(endpoint, None)
+        if place is None:
+            place = len(places) if len(places) < TOKENS else places.pop(next(iter(places)))
+        places[endpoint] = place
+        kept = token + (now_us // 1_000_000).to_bytes(_SECOND_BYTES, "big")
+        self._tokens[_KEPT_BYTES * place : _KEPT_BYTES * place + _KEPT_BYTES] = kept
         self._moves += 1
         if self._moves == TOKENS // 4:
             # What was taken out of a dict keeps its place until the dict grows: anew, it is half as large.
-            self._moves, self._tokens = 0, dict(tokens.items())
+            self._moves, self._places = 0, dict(places.items())
