@@ -176,5 +176,7 @@ def run(course: Course, meter: Meter, progress: Callable[[], None]) -> None:
 
 
 def _resident() -> int:
-    """Bytes of this process's memory that are in RAM."""
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
+    """Bytes of this process's own memory that are in RAM. Without what is mapped of files: that is program
+    code, which a forked child has to map anew, so that it would seem to be the world's."""
+    resident, of_files = Path("/proc/self/statm").read_text(encoding="ascii").split()[1:3]
+    return (int(resident) - int(of_files)) * _PAGE_BYTES
