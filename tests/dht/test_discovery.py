@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import heapq
 from collections.abc import Iterator
 from hashlib import shake_256
@@ -338,3 +339,16 @@ def test_status_says_what_a_person_wants_to_know(mesh: Mesh) -> None:
     assert status["families"][0]["endpoint"] == endpoints.text(mesh.nodes[0].endpoint)
     assert len(status["links"]) >= 3
     assert status["records"] > 0
+
+
+def test_what_has_ended_is_freed_at_once(mesh: Mesh) -> None:
+    """A node of a simulated world cannot wait for Python's collector, which looks at all nodes."""
+    mesh.run(30)
+    gc.collect()
+    gc.disable()
+    try:
+        mesh.find(mesh.nodes[3], mesh.nodes[8], mesh.nodes[8].secret)
+        mesh.run(120)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
