@@ -67,6 +67,7 @@ class World:
         self.told: Callable[[int], None] = lambda _index: None
         """Takes news of a host, by its index; in each process at the same virtual time."""
         self._on_events = on_events
+        self._waking = self._wake  # bound once: each host has some timers on the heap
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._number = 0
         self._trace = 0
@@ -207,7 +208,7 @@ class World:
 
     def _wake_at(self, host: Host, time_us: int) -> None:
         host.wake_us = time_us
-        heappush(self._heap, (time_us, _act(host), self._wake, (host, time_us)))
+        heappush(self._heap, (time_us, _act(host), self._waking, (host, time_us)))
 
     def _wake(self, host: Host, time_us: int) -> None:
         """Nothing where another timer took this one's place; no tick where the deadline was put off."""
