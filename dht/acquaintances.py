@@ -6,13 +6,14 @@ a saved table: msgpack [version 1, [contact, contact, …]], 30 or 42 bytes each
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
 from dht import contacts
 from dht.contacts import Contact
 
+Item = TypeVar("Item")
 VERSION: Final = 1
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -31,7 +32,7 @@ def unpack(saved: bytes, size: int) -> list[Contact]:
     return contacts.split(b"".join(wire for wire in wires if len(wire) == size), size)
 
 
-def draw(known: list[Contact], count: int, entropy: Callable[[int], bytes]) -> list[Contact]:
+def draw(known: list[Item], count: int, entropy: Callable[[int], bytes]) -> list[Item]:
     """So many of them, or all, in random order; `known` is used up."""
     count = min(count, len(known))
     random = entropy(4 * count)

@@ -25,6 +25,7 @@ from dht.calls import Called, Calls, HomesChanged, Machine, Recipient, Sent
 from dht.core import Core, taken, whose
 from dht.endpoints import Endpoint
 from dht.finding import Answered, Finder
+from dht.friends import Friends
 from dht.gossip import Gossip
 from dht.locations import listed_secret
 from dht.marketplace import Listing, Market, Probe
@@ -84,7 +85,10 @@ class Discovery:
             for family, storage in zip(families, self._storages, strict=True)
         )
         self._standings = Standings(self.overlays, public, now_us)
-        self.gossip = Gossip(entropy, now_us, self._neighbours, signatures, difficulty=work[0])
+        self._friends = friends = Friends(self.overlays, self._neighbours, entropy)
+        self.gossip = Gossip(
+            *(entropy, now_us, friends.candidates, signatures), difficulty=work[0], known=friends.known
+        )
         self.calls = Calls(
             *(machine, (lookup_secret,), lodging, entropy, now_us),
             signatures=signatures,
@@ -115,11 +119,13 @@ class Discovery:
 
     # ------------------------------------------------------------------ ourselves
 
-    def bootstrap(self, known: Sequence[Endpoint], now_us: int) -> None:
-        """Other nodes may be there."""
+    def bootstrap(self, known: Sequence[Endpoint], now_us: int, *, named: bool = True) -> None:
+        """Other nodes may be there, as our owner knows: of an invitation, of a peer, of the configuration."""
         self._dues = []
+        if named:
+            self._friends.add(known)
         for overlay in self.overlays:
-            overlay.bootstrap(known, now_us)
+            overlay.bootstrap(known, now_us, named=named)
 
     def publish(self, own: Sequence[Endpoint], listed: bool, now_us: int, unix_us: int) -> None:
         """We are at these addresses; `listed`: strangers who know our machine_id may find us."""

@@ -25,7 +25,7 @@ from dht import bulletin as bulletins
 from dht.bulletin import DIFFICULTY, ID_BYTES, Bulletin
 from dht.endpoints import Endpoint
 from dht.link import DIGEST_US, SECOND_US, Link, LinkState
-from dht.links import Links
+from dht.links import Known, Links
 from dht.messages import (
     Alive,
     Close,
@@ -56,7 +56,7 @@ IDS_OF_DIGEST: Final = 11 * IDS  # in answer to one digest; fewer than who reads
 
 class Gossip:
     """The core. `candidates(n)`: up to n addresses of nodes of mixed networks, other ones each time; asked
-    only when links are wanted."""
+    only when links are wanted. `known(address)`: what else we know of it."""
 
     def __init__(
         self,
@@ -66,13 +66,14 @@ class Gossip:
         signatures: Signatures | None = None,
         *,
         difficulty: int = DIFFICULTY,
+        known: Callable[[Endpoint], Known] = lambda _endpoint: Known.NOT,
     ) -> None:
         self.outgoing: list[tuple[bytes, Endpoint]] = []
         self.events: list[Heard] = []
         self.counters: Counter[str] = Counter()
         self._signatures: Signatures = signatures or Ed25519Signatures()
         self._difficulty = difficulty
-        self._links = Links(entropy, now_us, candidates, self._send, self.counters)
+        self._links = Links(entropy, now_us, candidates, self._send, self.counters, known)
         self._seen = Seen(self.counters)
         self._missing = Missing()
         self._ripples = Ripples()
@@ -224,7 +225,7 @@ class Gossip:
     ) -> None:
         for link in self._links.by_endpoint.values() if at_once else ():
             if link.eager and not having & link.bit and link.may_send(now_us):
-                having |= link.bit
+                having |= 0 if self._links.tells_twice(link) else link.bit
                 self._say(link, Push(link.theirs, bulletin.wire))
         self._ripples.add(bulletin.id, source, having, now_us)
         self._changed = True

@@ -56,8 +56,19 @@ class Link:
 
     __slots__ = (
         *("asked", "asks_us", "bit", "broken", "claims", "digest_in_us", "digest_out_us", "eager"),
-        *("endpoint", "excess", "excess_us", "failed_us", "firsts", "heard_us", "ids_us", "kept", "mark"),
-        *("mine", "network", "open", "opened_us", "outbound", "probes", "proven", "pushes_us", "received"),
+        *("endpoint", "excess", "excess_us", "failed_us", "firsts", "heard_us", "ids_us", "kept", "known"),
+        *(
+            "mark",
+            "mine",
+            "network",
+            "open",
+            "opened_us",
+            "outbound",
+            "probes",
+            "proven",
+            "pushes_us",
+            "received",
+        ),
         *("sends_us", "sent", "tested", "theirs"),
     )
 
@@ -78,6 +89,7 @@ class Link:
         self.eager = self.open = True
         self.opened_us = self.heard_us = now_us
         self.mark = mark  # how many bulletins had been heard from anybody when it was last of use
+        self.known = 0  # dht/links.py's Known: what we knew of the address
         self.proven = False  # it was of use before
         self.tested = False  # we made it lazy, to see whether it has bulletins from others
         self.probes = 0  # sent and not answered
@@ -140,6 +152,11 @@ class Link:
     def idle(self, heard: int) -> bool:
         """Whether it is a passenger: takes and does not give."""
         return heard - self.mark >= (PASSENGER if self.proven else TRIAL)
+
+    @property
+    def trust(self) -> tuple[int, bool]:
+        """The order in which neighbours are asked for what several announced."""
+        return self.known * PROMISES + self.kept + self.firsts - self.broken, self.outbound
 
     @property
     def lies(self) -> bool:

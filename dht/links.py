@@ -15,6 +15,8 @@ dials in cannot take those places, so nodes that only swallow what they get cost
 - A branch of the tree below us gives nothing either. So a passenger that we push to is made lazy first: it
   then hears from others, and announces. Who comes as the thirteenth or later is lazy until it was of use.
 - Among strangers of whom nothing is known, a secret order of networks decides, not who asks most often.
+- Friends, whom the owner named (who invited us, our peers), are called first, and have a place in any case;
+  whoever is in our routing table goes before who is not, until the latter has given something.
 - Where fewer than two of those we dialled are of use, their passengers are exchanged; eight may be dialled.
 
 Every four minutes one link more is opened, and half a minute later the least useful goes; while nothing at
@@ -26,6 +28,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from enum import IntEnum
 from hashlib import blake2s
 from typing import Final
 
@@ -56,13 +59,21 @@ BESIEGED_US: Final = 10 * SECOND_US  # between exchanges, while nothing is heard
 EXCHANGE_SOONEST_US: Final = 5 * SECOND_US
 
 
+class Known(IntEnum):
+    """What is known of an address, before anything comes from it."""
+
+    NOT = 0
+    TABLE = 1  # it is in our routing table, where each network has but a few places
+    FRIEND = 2  # the owner told us: of an invitation, a peer, a seed
+
+
 class Links:
-    """`candidates(n)`: up to n addresses of other nodes; `send(message, to)` sends; `by_endpoint` is for
-    reading. `due_us`: when `tend` wants to be called."""
+    """`candidates(n)`: up to n addresses of other nodes; `known(address)`: what we know of it;
+    `send(message, to)` sends; `by_endpoint` is for reading. `due_us`: when `tend` wants to be called."""
 
     __slots__ = (
         *("_avoided", "_barred", "_bits", "_dials", "_entropy", "_exchange_pause_us", "_exchange_us"),
-        *("_extra", "_heard_at_exchange", "_leaving", "_secret", "_send", "_tokens"),
+        *("_extra", "_heard_at_exchange", "_known", "_leaving", "_secret", "_send", "_tokens"),
         *("by_endpoint", "counters", "due_us", "heard"),
     )
 
@@ -73,8 +84,9 @@ class Links:
         candidates: Callable[[int], Iterable[Endpoint]],
         send: Callable[[GossipMessage, Endpoint], None],
         counters: Counter[str],
+        known: Callable[[Endpoint], Known] = lambda _endpoint: Known.NOT,
     ) -> None:
-        self._entropy, self._send = entropy, send
+        self._entropy, self._send, self._known = entropy, send, known
         self._tokens = Tokens(entropy, now_us)
         self._secret = entropy(16)
         self.counters = counters
@@ -119,7 +131,7 @@ class Links:
         self._dials.pending.pop(source, None)
         self._send(Opened(message.mine, message.yours, taken=True), source)
         link = self._add(source, message.yours, message.mine, now_us, outbound=False)
-        if len(self.by_endpoint) > EASY:
+        if len(self.by_endpoint) > EASY and link.known is not Known.FRIEND:
             link.tested = True  # nothing to find out by making it lazy again
             self.make_lazy(link)
         return link
@@ -170,6 +182,7 @@ class Links:
         bit = ~self._bits & (self._bits + 1)  # the lowest that is free
         self._bits |= bit
         link = Link(endpoint, mine, theirs, now_us, outbound=outbound, bit=bit, mark=self.heard)
+        link.known = self._known(endpoint)
         self.by_endpoint[endpoint] = link
         self.due_us = min(self.due_us, now_us + IDLE_US)
         return link
@@ -195,21 +208,37 @@ class Links:
         inbound = [link for link in self.by_endpoint.values() if not link.outbound]
         if len(inbound) < INBOUND:
             return True
-        idle = [link for link in inbound if link.idle(self.heard)]
+        idle = [link for link in inbound if self._idle(link)]
         if idle and (not evict or self._put_out(min(idle, key=_use), now_us)):
             return True
-        unproven = [link for link in inbound if not link.proven]
-        last = max(unproven, key=lambda link: self._rank(link.network), default=None)
-        if last is not None and self._rank(network) < self._rank(last.network):
+        # Whoever announces may have what it announces or not: only who gave something keeps its place from
+        # those that are known, and a friend has one in any case.
+        known = self._known(source)
+        place = min(inbound, key=self._worth)
+        if (known is Known.FRIEND, False, known, False, self._luck(network)) > self._worth(place):
             if evict:
-                self.close(last, now_us)
+                self.close(place, now_us)
             return True
         self.counters["links refused: no room"] += 1
         return False
 
-    def _rank(self, network: bytes) -> bytes:
+    def _worth(self, link: Link) -> tuple[bool, bool, int, bool, int]:
+        """What earns a place, first things first."""
+        friend, gave = link.known is Known.FRIEND, link.firsts + link.kept > 0
+        return friend, gave, link.known, link.proven, self._luck(link.network)
+
+    def _luck(self, network: bytes) -> int:
         """Among strangers of whom nothing is known, a lottery that nobody wins by asking more often."""
-        return blake2s(network, key=self._secret, digest_size=8).digest()
+        return -int.from_bytes(blake2s(network, key=self._secret, digest_size=8).digest(), "big")
+
+    def tells_twice(self, link: Link) -> bool:
+        """Whether it is told a bulletin's id although that was pushed to it, and may have been lost: where
+        all places are taken, friends may have nobody but us."""
+        return link.known is Known.FRIEND and len(self.by_endpoint) >= INBOUND
+
+    def _idle(self, link: Link) -> bool:
+        """Whether it is a passenger. A friend is none, whatever it gives."""
+        return link.known is not Known.FRIEND and link.idle(self.heard)
 
     def _crowded(self, network: bytes) -> bool:
         links = self.by_endpoint.values()
@@ -274,7 +303,7 @@ class Links:
         """Looks at the links that we opened: are they of use, are they more than needed, is it time to try
         another? A new one that proves useless is the first to go."""
         outbound = [link for link in self.by_endpoint.values() if link.outbound]
-        idle = [link for link in outbound if link.idle(self.heard)]
+        idle = [link for link in outbound if self._idle(link)]
         quiet = self.heard == self._heard_at_exchange
         self._heard_at_exchange = self.heard
         pause_us = EXCHANGE_US
@@ -284,7 +313,8 @@ class Links:
         elif quiet:
             besieged = len(self.by_endpoint) - len(outbound) >= INBOUND
             pause_us = min(2 * self._exchange_pause_us, BESIEGED_US if besieged else EXCHANGE_US)
-            self._leaving = min(outbound, key=lambda link: link.opened_us, default=None)
+            strangers = [link for link in outbound if link.known is not Known.FRIEND]
+            self._leaving = min(strangers, key=lambda link: link.opened_us, default=None)
         elif len(outbound) > OUTBOUND and len(self.by_endpoint) > LOW:
             lazy = [link for link in outbound if not link.eager]
             if idle:

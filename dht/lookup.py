@@ -28,7 +28,6 @@ ALPHA_MOST: Final = 8
 NAMED_MOST: Final = 20  # contacts taken of one answer
 CANDIDATES: Final = 60  # kept on a path: the closest
 ASKED_MOST: Final = 200  # questions of a lookup, however close the names are that it is lured on with
-SURE: Final = 6  # of those known before, asked in any case
 OF_A_NETWORK: Final = 3  # candidates, as in the routing table
 
 NEW, ASKED, ANSWERED, FAILED = range(4)
@@ -58,8 +57,8 @@ class _Path:
 
 class Lookup:
     """`target`: a number of 256 bits. `start`: whom we know. `k`: how many closest ones are wanted, on all
-    paths together. `avoid`: our own endpoint and whoever else is not to be asked. `thorough`: SURE of the
-    start are asked in any case."""
+    paths together. `avoid`: our own endpoint and whoever else is not to be asked. `sure`: who is asked in any
+    case, however far away."""
 
     __slots__ = (
         "_asked",
@@ -67,7 +66,6 @@ class Lookup:
         "_known",
         "_networks",
         "_paths",
-        "_thorough",
         "k",
         "messages",
         "target",
@@ -80,29 +78,31 @@ class Lookup:
         k: int = K,
         paths: int = 1,
         avoid: Iterable[Endpoint] = (),
-        thorough: bool = True,
+        sure: Sequence[Contact] = (),
     ) -> None:
         self.target = target
         self.k = k
         self.messages = 0  # datagrams, both ways
         self._asked = 0
-        self._thorough = thorough
         self._known: dict[int, _Candidate] = {}  # by distance
         self._endpoints = set(avoid)
         self._networks: dict[bytes, int] = {}
         self._paths = [_Path() for _ in range(paths)]
-        self.start(start)
+        self.start(start, sure)
 
-    def start(self, contacts: Sequence[Contact]) -> None:
+    def start(self, contacts: Sequence[Contact], sure: Sequence[Contact] = ()) -> None:
         """Begin with these: at the very start, or when nobody was known then."""
         target, paths = self.target, self._paths
         for path in paths:
             path.changed = True
         for number, contact in enumerate(sorted(contacts, key=lambda contact: contact.long_id ^ target)):
-            path = paths[number % len(paths)]
-            self._add(contact, 1, path)
-            if number < SURE and self._thorough and contact.long_id ^ target in self._known:
-                path.start.append(contact.long_id ^ target)
+            self._add(contact, 1, paths[number % len(paths)])
+        for number, contact in enumerate(sure):
+            self._add(contact, 1, paths[number % len(paths)])
+            distance = contact.long_id ^ target
+            candidate = self._known.get(distance)
+            if candidate is not None and distance not in candidate.path.start:
+                candidate.path.start.append(distance)
 
     # ------------------------------------------------------------------ what happens
 
@@ -140,8 +140,27 @@ class Lookup:
             if other.long_id ^ target not in known:
                 self._add(other, depth, path)
 
+    def renamed(self, contact: Contact, to: Contact, named: Sequence[Contact]) -> None:
+        """Who was named to us by a false id answered by its own, and named these. Else one liar could take
+        out of the lookup all those that are closest, naming them falsely before they are named truly."""
+        candidate = self._known.get(contact.long_id ^ self.target)
+        if candidate is None or candidate.state != ASKED:
+            return
+        self._take_out(contact.long_id ^ self.target, candidate.path)
+        candidate.state = FAILED
+        distance = to.long_id ^ self.target
+        if distance in self._known:
+            candidate.path.under_way -= 1
+            candidate.path.changed = True
+            return
+        true = self._known[distance] = _Candidate(to, candidate.depth, candidate.path)
+        true.state = ASKED
+        self._networks[to.network] = self._networks.get(to.network, 0) + 1
+        insort(candidate.path.order, distance)
+        self.answered(to, named)
+
     def failed(self, contact: Contact) -> None:
-        """It did not answer, or somebody else did in its place."""
+        """It did not answer."""
         candidate = self._known.get(contact.long_id ^ self.target)
         if candidate is None or candidate.state != ASKED:
             return

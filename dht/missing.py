@@ -1,7 +1,7 @@
 """Bulletins that neighbours announced and that have not come: whom to ask for each, and when.
 
-    announced ── 500 ms, in which the tree mostly brings it ──▶ asked of who announced it first
-       asked ── 1.5 s without it ──▶ asked of the next who announced it; nobody left: forgotten
+    announced ── 500 ms, in which the tree mostly brings it ──▶ asked of the best of those who announced it
+       asked ── 1.5 s without it ──▶ asked of the next best; nobody left: forgotten
 
 Forgotten is not lost: the next who announces it, or the next digest, begins anew.
 """
@@ -29,6 +29,12 @@ class _Lack:
         self.holders = [first]
         self.asked: Link | None = None
 
+    def add(self, link: Link) -> None:
+        """One more who announced it; of too many the least trusted goes, but not while it is asked."""
+        self.holders.append(link)
+        if len(self.holders) > HOLDERS:
+            self.holders.remove(min((one for one in self.holders if one is not self.asked), key=_trust))
+
 
 class Missing:
     """`due_us`: when `due` wants to be called; far off when nothing is missing."""
@@ -49,8 +55,8 @@ class Missing:
         """A neighbour has a bulletin that we do not know; False if there is no room to remember it."""
         lack = self._lacks.get(name)
         if lack is not None:
-            if link not in lack.holders and len(lack.holders) < HOLDERS:
-                lack.holders.append(link)
+            if link not in lack.holders:
+                lack.add(link)
             return True
         if len(self._lacks) >= MISSING or link.claims >= MISSING_OF_ONE:
             return False
@@ -102,8 +108,12 @@ class Missing:
             lack.holders.remove(lack.asked)
             lack.asked = None
         lack.holders = [holder for holder in lack.holders if holder.open]
-        return lack.holders[0] if lack.holders else None
+        return max(lack.holders, key=_trust, default=None)
 
     def _again(self, name: bytes, at_us: int) -> None:
         heapq.heappush(self._heap, (at_us, name))
         self.due_us = self._heap[0][0]
+
+
+def _trust(link: Link) -> tuple[int, bool]:
+    return link.trust

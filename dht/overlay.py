@@ -78,6 +78,7 @@ class Overlay:
             self.events,
             lambda: self.serving,
             lambda: len(self._upkeep.bootstrap) > 0,
+            lambda: self._upkeep.bootstrap.known,
         )
         self._upkeep = Upkeep(questions, entropy, self._queries.look, now_us)
         self._desk = Desk(
@@ -144,10 +145,11 @@ class Overlay:
 
     # ------------------------------------------------------------------ asking the network
 
-    def bootstrap(self, endpoints: Iterable[Endpoint], now_us: int) -> None:
-        """Nodes may be there. They are kept, and asked with back-off for as long as nobody else is known."""
+    def bootstrap(self, endpoints: Iterable[Endpoint], now_us: int, *, named: bool = True) -> None:
+        """Nodes may be there. They are kept, and asked with back-off for as long as nobody else is known; of
+        those that the owner `named`, some are asked in each lookup."""
         ours = [endpoint for endpoint in endpoints if len(endpoint) == self.endpoint_bytes]
-        self._upkeep.bootstrap.add(ours, now_us)
+        self._upkeep.bootstrap.add(ours, now_us, named=named)
 
     def find(self, target: bytes, now_us: int) -> int:
         """A handle. The nodes closest to 32 bytes: ends with Found."""

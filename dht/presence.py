@@ -17,7 +17,7 @@ import msgspec
 from dht import endpoints, locations, offers, slugs
 from dht.announcing import Announcer
 from dht.calls import Machine
-from dht.endpoints import Endpoint
+from dht.endpoints import Endpoint, Scope
 from dht.locations import Location, Locator, listed_secret
 from dht.offers import Offer
 from dht.overlay import Overlay
@@ -125,6 +125,10 @@ class Presence:
         if locator is None:
             return []
         seen = [overlay.endpoint for overlay in self._overlays if overlay.endpoint is not None]
+        global_ = [one for one in self._own if endpoints.usable(one) and _is_global(one)]
+        # What others say of us is not needed where we know a global address of ours, and two of them may
+        # have agreed on a lie.
+        seen = [one for one in seen if one in self._own or not any(len(one) == len(g) for g in global_)]
         where = [one for one in dict.fromkeys([*seen, *self._own]) if endpoints.usable(one)]
         location = Location(self.next(unix_us), tuple(where[: locations.MAX_ENDPOINTS]), self._homes())
         return [locations.seal(location, locator, self._machine.signer)]
@@ -157,3 +161,7 @@ class Presence:
     def go_on_from(self, last: int) -> None:
         """An earlier run has used sequences up to this one; the clock may have gone back since."""
         self.last = max(self.last, last)
+
+
+def _is_global(endpoint: Endpoint) -> bool:
+    return endpoints.scope(endpoint) is Scope.GLOBAL

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from dht.answers import Shelf
-from dht.contacts import ID_BYTES
+from dht.contacts import ID_BYTES, Contact
 from dht.deliveries import KEPT, Publication
 from dht.lookup import Lookup
 from dht.outcomes import Found, Got, Outcome, Put
@@ -30,7 +30,7 @@ MEETING_K: Final = 8  # closest ones wanted by a lookup that is only to meet peo
 
 class Queries:
     """`serving()`: whether others may store here, and so we ourselves where we are close. `hopeful()`:
-    whether nodes are being called while none is known."""
+    whether nodes are being called while none is known. `told()`: nodes that we were told of."""
 
     __slots__ = (
         "_events",
@@ -44,6 +44,7 @@ class Queries:
         "_shelf",
         "_size",
         "_table",
+        "_told",
         "_where",
         "unix",
     )
@@ -58,6 +59,7 @@ class Queries:
         events: list[Outcome],
         serving: Callable[[], bool],
         hopeful: Callable[[], bool],
+        told: Callable[[], list[Contact]],
     ) -> None:
         self.unix = 0  # seconds, as last heard
         self._table = table
@@ -68,6 +70,7 @@ class Queries:
         self._events = events
         self._serving = serving
         self._hopeful = hopeful
+        self._told = told
         self._searches: dict[int, Search] = {}
         self._pausing: list[Fetch] = []
         self._parked: list[tuple[int, Search]] = []  # until when, which: nobody is known yet
@@ -138,7 +141,8 @@ class Queries:
         if self._parked and (self._table.size or now_us >= self._parked[0][0]):
             parked, self._parked = self._parked, []
             for _, search in parked:
-                search.lookup.start(self._table.find_neighbors(search.lookup.target, K))
+                target = search.lookup.target
+                search.lookup.start(self._table.find_neighbors(target, K), self._sure(target))
                 search.go_on(now_us)
 
     # ------------------------------------------------------------------ inside
@@ -153,7 +157,12 @@ class Queries:
         number = int.from_bytes(target, "big")
         self._table.touched(number, now_us // 1_000_000)
         avoid = () if self._where.endpoint is None else (self._where.endpoint,)
-        return Lookup(number, self._table.find_neighbors(number, K), k, paths, avoid, thorough)
+        sure = self._sure(number) if thorough else []
+        return Lookup(number, self._table.find_neighbors(number, K), k, paths, avoid, sure)
+
+    def _sure(self, target: int) -> list[Contact]:
+        """Those whom nobody can have made all of one mind: who we were told of, and some from everywhere."""
+        return [*self._told(), *self._table.spread(target)]
 
     def _start(self, search: Search, now_us: int) -> int:
         self._searches[search.handle] = search

@@ -122,6 +122,7 @@ class RoutingTable(KademliaTable):  # type: ignore[misc]
     def _begin(self, own: int, second: int) -> None:
         self.own = own
         self.size = 0
+        self._crowds = array("B", bytes(256))  # contacts by the last byte of their networks
         # Nobody has seen to it yet, nor to those that it will be divided into.
         self.buckets = [Bucket(self.ksize, second - LONELY_S)]
 
@@ -187,9 +188,12 @@ class RoutingTable(KademliaTable):  # type: ignore[misc]
         bucket.forget_replacement(contact)
         bucket.append(contact, second)
         self.size += 1
+        self._crowds[contact.network[-1]] += 1
 
     def _network_has_room(self, contact: Contact, bucket: Bucket) -> bool:
         network = contact.network
+        if self._crowds[network[-1]] < IN_BUCKET:
+            return True  # as mostly: nobody has to be looked at
         if [other.network for other in bucket.nodes].count(network) >= IN_BUCKET:
             return False
         all_networks = [other.network for one in self.buckets for other in one.nodes]
@@ -224,6 +228,7 @@ class RoutingTable(KademliaTable):  # type: ignore[misc]
     def remove_contact(self, contact: Contact) -> None:
         if self.buckets[self.get_bucket_for(contact)].remove_node(contact):
             self.size -= 1
+            self._crowds[contact.network[-1]] -= 1
         self.failures.pop(contact.id, None)
 
     # ------------------------------------------------------------------ who is where
@@ -260,6 +265,17 @@ class RoutingTable(KademliaTable):  # type: ignore[misc]
             for contact in bucket.nodes:
                 if contact.long_id ^ target < own and contact.id not in self.failures:
                     yield contact
+
+    def spread(self, target: int) -> list[Contact]:
+        """Of each quarter of all ids the contact closest to `target`, where there is one that is not failing.
+        Who surrounds us, or the target, stands in one of them."""
+        best: dict[int, Contact] = {}
+        for contact in self._living(self.buckets):
+            quarter = contact.long_id >> (ID_BITS - 2)
+            other = best.get(quarter)
+            if other is None or contact.long_id ^ target < other.long_id ^ target:
+                best[quarter] = contact
+        return list(best.values())
 
     def _living(self, buckets: Iterable[Bucket]) -> list[Contact]:
         found = [contact for bucket in buckets for contact in bucket.nodes]

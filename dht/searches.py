@@ -75,10 +75,12 @@ class Search:
         self.go_on(now_us)
 
     def _hear(self, asked: Contact, answer: Answer, contact: Contact | None) -> None:
-        if contact is asked and isinstance(answer, _NAMING):
+        if contact is None or not isinstance(answer, _NAMING):
+            self.lookup.failed(asked)
+        elif contact is asked:
             self.lookup.answered(asked, self._named(answer.contacts, asked))
         else:
-            self.lookup.failed(asked)
+            self.lookup.renamed(asked, contact, self._named(answer.contacts, contact))
 
     def _named(self, joined: bytes, by: Contact) -> list[Contact]:
         """Of these contacts, those that nobody named before in this lookup, and whose addresses mean to us
@@ -146,8 +148,8 @@ class Fetch(Search):
             self._hear(asked, answer, contact)
         else:
             self.lookup.messages += 1
-        if contact is asked and isinstance(answer, Values):
-            self._read(asked, answer, question.note, now_us)
+        if contact is not None and isinstance(answer, Values):
+            self._read(contact, answer, question.note, now_us)
         else:
             self._pages.pop(asked.endpoint, None)
         if not self.pausing:

@@ -26,6 +26,8 @@ SLOPE: Final = 5  # of 1,000, by which intervals shrink for each question of 1,0
 LEAST: Final = 200  # … down to this of 1,000
 
 BOOTSTRAPS: Final = 256
+KNOWN: Final = 4
+TRIES: Final = 3  # with somebody that does not answer, though others are known
 FIRST_RETRY_US: Final = 2_000_000
 LAST_RETRY_US: Final = 300_000_000
 AT_ONCE: Final = 8
@@ -33,31 +35,44 @@ PACE_US: Final = 1_000_000
 
 
 class _Start:
-    __slots__ = ("due_us", "retry_us")
+    __slots__ = ("answered", "due_us", "named", "retry_us")
 
-    def __init__(self, now_us: int) -> None:
+    def __init__(self, now_us: int, named: bool) -> None:
+        self.named = named  # by the owner
+        self.answered = False
         self.due_us = now_us
         self.retry_us = FIRST_RETRY_US
+
+    def wanted(self, alone: bool) -> bool:
+        """Whether to ask it when it is due. Who has an honest one among those that it was told of is not to
+        miss it for a lost datagram."""
+        return alone or (not self.answered and self.retry_us < FIRST_RETRY_US << TRIES)
 
 
 class Bootstrap:
     """Endpoints that may be nodes: of invitations, of the configuration, of a table that was saved. Each is
-    pinged once, and again with back-off while the table is empty; later one now and then, so that two halves
-    of a network that lost each other meet again."""
+    pinged up to TRIES times, and again with back-off while the table is empty; later one now and then, so
+    that two halves of a network that lost each other meet again."""
 
-    __slots__ = ("_questions", "_starts", "due_us")
+    __slots__ = ("_questions", "_starts", "due_us", "known")
 
     def __init__(self, questions: Questions) -> None:
+        self.known: list[Contact] = []
+        """Up to KNOWN of those that the owner named and that answered, the first ones. An attacker may fill
+        our table, but that we were told of these is not its doing."""
         self._questions = questions
         self._starts: dict[Endpoint, _Start] = {}
         self.due_us = NEVER_US
 
-    def add(self, endpoints: Iterable[Endpoint], now_us: int) -> None:
+    def add(self, endpoints: Iterable[Endpoint], now_us: int, *, named: bool = True) -> None:
+        """`named`: the owner named them."""
         for endpoint in endpoints:
-            if endpoint in self._starts:
-                self._starts[endpoint].due_us = min(self._starts[endpoint].due_us, now_us)
+            start = self._starts.get(endpoint)
+            if start is not None:
+                start.due_us = min(start.due_us, now_us)
+                start.named |= named
             elif len(self._starts) < BOOTSTRAPS:
-                self._starts[endpoint] = _Start(now_us)
+                self._starts[endpoint] = _Start(now_us, named)
         if self._starts:
             self.due_us = now_us
 
@@ -69,11 +84,11 @@ class Bootstrap:
         asked = 0
         self.due_us = NEVER_US
         for endpoint, start in self._starts.items():
-            if not alone and start.retry_us != FIRST_RETRY_US:
+            if not start.wanted(alone):
                 continue
             if start.due_us <= now_us and asked < AT_ONCE:
                 asked += self._ask(endpoint, start, now_us)
-            if alone or start.retry_us == FIRST_RETRY_US:
+            if start.wanted(alone):
                 self.due_us = min(self.due_us, max(start.due_us, now_us + PACE_US))
 
     def remind(self, now_us: int) -> None:
@@ -88,11 +103,18 @@ class Bootstrap:
         start.retry_us = min(2 * start.retry_us, LAST_RETRY_US)
         return self._questions.ping(endpoint, self, now_us)
 
-    def answered(self, _question: Question, _answer: Answer, _contact: Contact | None, _now_us: int) -> None:
-        """It is in the table now, if it shows an id."""
+    def answered(self, question: Question, _answer: Answer, contact: Contact | None, _now_us: int) -> None:
+        """It is in the table now, if it shows an id and there is room."""
+        start = self._starts.get(question.endpoint)
+        if start is None:
+            return
+        start.answered = True
+        if start.named and contact is not None and contact not in self.known and len(self.known) < KNOWN:
+            self.known.append(contact)
 
-    def unanswered(self, _question: Question, _now_us: int) -> None:
+    def unanswered(self, question: Question, _now_us: int) -> None:
         """Its next turn is set already."""
+        self.known = [contact for contact in self.known if contact.endpoint != question.endpoint]
 
 
 class Upkeep:

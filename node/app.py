@@ -288,6 +288,8 @@ class _Node:
     async def _introduce(self, event: Introduced) -> None:
         try:
             await self._invitations.introduced(event)
+            if self._mesh is not None and event.machine_id in self._peers.rows:
+                self._mesh.peer_at(event.address)
         except StorageFailed as error:  # it introduces itself again, five times and at its next try
             log.warning("a machine with an invitation could not be let in", error=error)
 

@@ -95,9 +95,9 @@ class Discovery:
 
     # ------------------------------------------------------------------ questions
 
-    def begin_at(self, found: Iterable[Address]) -> None:
-        """Places where other nodes may be, to begin with."""
-        self.core.bootstrap(self.links.endpoints(found), boot_us())
+    def begin_at(self, found: Iterable[Address], *, named: bool = True) -> None:
+        """Places where other nodes may be, to begin with; `named`: by the owner, so not by just anybody."""
+        self.core.bootstrap(self.links.endpoints(found), boot_us(), named=named)
         self.poke()
 
     def publish(self, own: Iterable[Address], listed: bool) -> None:

@@ -140,8 +140,13 @@ class Mesh:
     def _own_addresses(self) -> list[Address]:
         return numeric(self._context.own_addresses())
 
-    def _met(self, address: Address) -> None:
+    def peer_at(self, address: Address) -> None:
+        """A machine has joined us from there."""
         self.discovery.begin_at([address])
+
+    def _met(self, address: Address) -> None:
+        """In the local network, where anybody may say so."""
+        self.discovery.begin_at([address], named=False)
 
     async def _begin(self) -> None:
         """Tell discovery where others may be: now, after each change, and while nobody has answered."""

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from simulations.attack import attack
 from simulations.churn import Churn
 from simulations.host import Counts, Host
 from simulations.population import Population, Species
@@ -50,15 +51,20 @@ class Course:
         self.churn = Churn(self.world, self.population, scenario.work.churn_ppm)
         self.population.joined = self.workload.joined
         self.population.left = self.workload.left
+        self.attack = attack(scenario, self.world, self.population, self.workload, species)
         self.begin_us = scenario.joining_us + SETTLED_US
         self.end_us = self.begin_us + scenario.minutes * MINUTE_US
         self.over_us = self.end_us + HORIZON_US
         self.kinds: Counter[bytes] = Counter()
         """Of the minutes that count, as `Network.kinds`."""
+        self.hostile = 0
+        """Datagrams that attackers sent in those minutes."""
         self.counts: list[tuple[int, Counts]] = []
         """Of each host: how long it was there in the minutes that count, in µs, and what it carried."""
         self.cores: Counter[str] = Counter()
         """What the cores of those who are there at the end have counted."""
+        if self.attack is not None:
+            self.attack.prepare(scenario.joining_us)
         for number in range(scenario.nodes):
             self.world.call_at(scenario.joining_us * number // scenario.nodes, self.population.join)
         self.world.call_at(self.begin_us, self._begin)
@@ -98,8 +104,9 @@ class Course:
         self.workload.finish()
 
     def _hosts(self) -> list[Host]:
-        """Those that are there, and whose cores are in this process."""
-        return [host for host in self.world.hosts.values() if self.world.runs(host)]
+        """The honest that are there, and whose cores are in this process."""
+        runs = self.world.runs
+        return [host for host in self.world.hosts.values() if runs(host) and not host.hostile]
 
     def _measured_us(self, host: Host) -> int:
         until_us = self.end_us if host.died_us is None else min(host.died_us, self.end_us)
@@ -109,12 +116,16 @@ class Course:
         for host in self.world.hosts.values():
             host.counts = Counts()
         self.world.network.kinds.clear()
+        self.world.network.hostile = 0
         self.churn.start(self.end_us)
         self.workload.start(self.end_us)
+        if self.attack is not None:
+            self.attack.start(self.end_us)
 
     def _end(self) -> None:
         """What is sent from now on does not count."""
         self.kinds = Counter(self.world.network.kinds)
+        self.hostile = self.world.network.hostile
         runs = self.world.runs
         self.counts = [(self._measured_us(host), host.counts) for host in self.population.all if runs(host)]
         for host in self.world.hosts.values():
@@ -124,4 +135,7 @@ class Course:
         self.world.network.cut_below = share_ppm
 
     def _on_events(self, host: Host) -> None:
-        self.species.hand_on(host, self.workload)
+        if host.hostile:
+            host.core.events.clear()
+        else:
+            self.species.hand_on(host, self.workload)

@@ -53,7 +53,9 @@ class _Market(Market):
 
     __slots__ = ("_tell",)
 
-    def __init__(self, records: Records, entropy: Entropy, tell: Callable[[_News], None]) -> None:
+    def __init__(
+        self, records: Records, entropy: Callable[[int], bytes], tell: Callable[[_News], None]
+    ) -> None:
         super().__init__(records, entropy)
         self._tell = tell
 
@@ -64,20 +66,21 @@ class _Market(Market):
         return listing
 
 
-class _Discoverer(Discovery):
-    """`targets`: whom it looks for, by handle."""
+class Discoverer(Discovery):
+    """`targets`: whom it looks for, by handle. `newest`: the sequence of whose location it was told last."""
 
-    def __init__(self, host: Host, entropy: Entropy, records: Records, now_us: int) -> None:
-        known: Known = host.known
+    def __init__(self, host: Host, entropy: Callable[[int], bytes], records: Records, now_us: int) -> None:
+        known = _known(host)
         super().__init__(
             *(toy_machine(known.signer), known.secret, entropy(32), entropy, now_us),
             families=(4, 6) if host.endpoint6 else (4,),
-            signatures=_SIGNATURES,
+            signatures=SIGNATURES,
             signer_of=ToySigner,
             work=(0, 0),
             records=records,
         )
         self.targets: dict[int, Host] = {}
+        self.newest: dict[int, int] = {}
         self.published = False
         events: list[Any] = self.events  # a longer union than the product's
         self.offers = _Market(records, entropy, events.append)
@@ -94,20 +97,27 @@ class Discoverers:
     """The species."""
 
     def __init__(self) -> None:
-        self._records = Records(_SIGNATURES)
+        self.records = Records(SIGNATURES)
 
-    def introduce(self, host: Host, entropy: Entropy) -> None:
+    def introduce(self, host: Host, entropy: Callable[[int], bytes]) -> None:
         signer = ToySigner(entropy(32))
         host.known = Known(signer, toy_machine(signer).bundle.machine_id, entropy(16))
 
     def make(
         self, host: Host, entropy: Entropy, known: Sequence[Endpoint], now_us: int, unix_us: int
     ) -> Core:
-        core = _Discoverer(host, entropy, self._records, now_us)
+        core = self.core(host, entropy, now_us)
         own = [endpoint for endpoint in (host.endpoint, host.endpoint6) if endpoint]
         core.publish(own, False, now_us, unix_us)
         core.bootstrap(known, now_us)
         return core
+
+    def befriend(self, host: Host, known: Sequence[Endpoint], now_us: int) -> None:
+        _core(host).bootstrap(known, now_us)
+
+    def core(self, host: Host, entropy: Callable[[int], bytes], now_us: int) -> Discoverer:
+        """That knows nobody yet."""
+        return Discoverer(host, entropy, self.records, now_us)
 
     def look_up(self, host: Host, target: Host, now_us: int, unix_us: int) -> int:
         core, other = _core(host), _known(target)
@@ -141,17 +151,17 @@ class Discoverers:
                 watcher.published(host)
             elif isinstance(event, MachineFound):
                 target, location = core.targets.pop(event.handle), event.location
-                is_right = location is not None and _is_of(location, target)
+                is_right = location is not None and _is_right(core, location, target)
                 watcher.looked_up(
                     *(host, event.handle, location is not None, is_right, event.hops, event.messages)
                 )
 
 
-_SIGNATURES: Final = ToySignatures()
+SIGNATURES: Final = ToySignatures()
 
 
-def _core(host: Host) -> _Discoverer:
-    assert isinstance(host.core, _Discoverer)
+def _core(host: Host) -> Discoverer:
+    assert isinstance(host.core, Discoverer)
     return host.core
 
 
@@ -162,6 +172,13 @@ def _known(host: Host) -> Known:
 
 def _name(signer: bytes, number: int) -> bytes:
     return signer + number.to_bytes(8, "big")
+
+
+def _is_right(core: Discoverer, location: Location, target: Host) -> bool:
+    """Whether it is the target's, and none from before the one that this node was told already."""
+    newest = core.newest.get(target.index, 0)
+    core.newest[target.index] = max(newest, location.sequence)
+    return location.sequence >= newest and _is_of(location, target)
 
 
 def _is_of(location: Location, target: Host) -> bool:

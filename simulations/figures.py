@@ -12,6 +12,7 @@ FIGURES: Final = {
     for measure in (
         Measure("lookups_right", "lookups that found theirs", "share", 4),
         Measure("lookups_wrong", "lookups that found something false", "", 0, "less"),
+        Measure("victim_lookups_right", "lookups of the besieged node that found theirs", "share", 4),
         Measure("mean_hops", "hops of a lookup, mean", "", 2, "less"),
         Measure("lookup_p50_s", "time of a lookup, median", "s", 2, "less"),
         Measure("lookup_p99_s", "time of a lookup, p99", "s", 2, "less"),
@@ -22,6 +23,7 @@ FIGURES: Final = {
         Measure("offer_t90_s", "an offer reaches 90 % after, mean", "s", 2, "less"),
         Measure("offer_t99_s", "an offer reaches 99 % after, mean", "s", 2, "less"),
         Measure("offer_t99_worst_s", "the slowest offer reaches 99 % after", "s", 2, "less"),
+        Measure("delivery_p99_s", "an offer reaches a node after, p99 of all", "s", 2, "less"),
         Measure("datagrams_per_node_minute", "datagrams sent by a node in a minute, mean", "", 0, "less"),
         Measure("bytes_per_node_second", "bytes sent by a node in a second, mean", "B/s", 0, "less"),
         Measure("load_p99", "datagrams of a node in a minute, both ways, p99", "", 0, "less"),

@@ -25,19 +25,15 @@ class Site:
     """What one line to the internet has behind it: one public host, or a NAT with hosts inside.
 
     `lot`: 0 to 999,999, who is cut off when a share of all is. `hosts`: by what their datagrams are addressed
-    to in the end, their public endpoint or the one inside. `number`: of all sites; it decides which process
-    runs what is there."""
+    to in the end, their public endpoint or the one inside."""
 
-    __slots__ = ("access_us", "hosts", "lot", "nat", "number", "region")
+    __slots__ = ("access_us", "hosts", "lot", "nat", "region")
 
-    def __init__(
-        self, region: int, access_us: int, lot: int, nat: Nat | None = None, number: int = 0
-    ) -> None:
+    def __init__(self, region: int, access_us: int, lot: int, nat: Nat | None = None) -> None:
         self.region = region
         self.access_us = access_us
         self.lot = lot
         self.nat = nat
-        self.number = number
         self.hosts: dict[Endpoint, Host] = {}
 
 
@@ -53,7 +49,8 @@ class Counts:
 class Host:
     """`endpoint`: its own IPv4 one, private behind a NAT. `endpoint6`: never behind a NAT; b"" where it has
     none. `skew_us`: how far its clock is off. `known`: what its friends know of it, by its species. `acts`:
-    how many things it has put on the heap. `chance`: the state of what the network does to its datagrams."""
+    how many things it has put on the heap. `chance`: the state of what the network does to its datagrams.
+    `hostile`: an attacker's, which no figure counts."""
 
     __slots__ = (
         "acts",
@@ -64,6 +61,7 @@ class Host:
         "died_us",
         "endpoint",
         "endpoint6",
+        "hostile",
         "index",
         "known",
         "site",
@@ -72,9 +70,16 @@ class Host:
     )
 
     def __init__(
-        self, index: int, site: Site, endpoint: Endpoint, endpoint6: Endpoint = b"", skew_us: int = 0
+        self,
+        index: int,
+        site: Site,
+        endpoint: Endpoint,
+        endpoint6: Endpoint = b"",
+        skew_us: int = 0,
+        hostile: bool = False,
     ) -> None:
         self.index = index
+        self.hostile = hostile
         self.site = site
         self.endpoint = endpoint
         self.endpoint6 = endpoint6

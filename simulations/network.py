@@ -41,7 +41,10 @@ class Network:
     def __init__(self, conditions: Conditions, put: Put) -> None:
         self.counters: Counter[str] = Counter()
         self.kinds: Counter[bytes] = Counter()
-        """Datagrams sent by their first three bytes: whose they are, a msgpack array's head, the kind."""
+        """Datagrams that honest hosts sent, by their first three bytes: whose they are, a msgpack array's
+        head, the kind."""
+        self.hostile = 0
+        """Datagrams that attackers sent."""
         self.cut_below = 0
         """While above 0, sites whose lot is below it, and the others, do not hear each other."""
         self._put = put
@@ -70,7 +73,10 @@ class Network:
         counts = host.counts
         counts.sent += 1
         counts.sent_bytes += len(datagram)
-        self.kinds[datagram[:3]] += 1
+        if host.hostile:
+            self.hostile += 1
+        else:
+            self.kinds[datagram[:3]] += 1
         site = host.site
         is_ipv4 = len(destination) == IPV4_BYTES
         source = host.endpoint if is_ipv4 else host.endpoint6

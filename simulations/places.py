@@ -35,10 +35,30 @@ ONE_WAY_US: Final = tuple(
     for here in range(len(REGIONS))
 )
 ACCESS_US: Final = (2_000, 12_000)  # one way between a host and its continent's data centre
-SOONEST_US: Final = min(map(min, ONE_WAY_US)) + 2 * ACCESS_US[0]
-"""No datagram is under way between two sites for less."""
 _NEIGHBOURS_PPM: Final = 125_000  # of a million hosts: those in a /24 where another one is already
 _SPECIAL: Final = (10, 100, 127)  # first octets that are not, or not all, global unicast (RFC 6890)
+
+
+def shares(count: int) -> tuple[int, ...]:
+    """Which of `count` processes, 1 to 8, runs which region: as many hosts for each as can be."""
+    assert 1 <= count <= len(REGIONS)
+    hosts, of = [0] * count, [0] * len(REGIONS)
+    for region in sorted(range(len(REGIONS)), key=lambda region: -_WEIGHTS[region]):
+        process = hosts.index(min(hosts))
+        of[region] = process
+        hosts[process] += _WEIGHTS[region]
+    return tuple(of)
+
+
+def soonest_us(of: tuple[int, ...]) -> int:
+    """No datagram is under way for less between regions that different processes run."""
+    ways = [
+        ONE_WAY_US[here][there]
+        for here, one in enumerate(of)
+        for there, other in enumerate(of)
+        if one != other
+    ]
+    return min(ways, default=0) + 2 * ACCESS_US[0]
 
 
 class Places:
@@ -67,6 +87,15 @@ class Places:
                 self._taken.add(address)
                 self._networks.append(network)
                 return address
+
+    def beside(self, address: bytes) -> bytes:
+        """One more in the /24 of that one; anywhere where the /24 is full."""
+        for last in range(1, 255):
+            other = address[:3] + bytes([last])
+            if other not in self._taken:
+                self._taken.add(other)
+                return other
+        return self.address()
 
     def endpoint6(self) -> Endpoint:
         """In a /48 of its own, under 2a00::/12."""

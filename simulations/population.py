@@ -6,7 +6,7 @@ what comes of it, it tells a `Watcher`. So the world and the workload know no co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
 from dht.endpoints import Endpoint
@@ -46,6 +46,9 @@ class Species(Protocol):
         self, host: Host, entropy: Entropy, known: Sequence[Endpoint], now_us: int, unix_us: int
     ) -> Core:
         """A core that sets out to join, starting with whom it knows."""
+
+    def befriend(self, host: Host, known: Sequence[Endpoint], now_us: int) -> None:
+        """It has invited somebody, who is there."""
 
     def look_up(self, host: Host, target: Host, now_us: int, unix_us: int) -> int:
         """Have it look for another one's record: a handle, unique for this host."""
@@ -90,6 +93,13 @@ class Pool(Generic[Item]):
             self._items[place] = last
             self._places[last[0]] = place
 
+    def at(self, place: int) -> Item:
+        """0 to its size - 1, in no order."""
+        return self._items[place][1]
+
+    def items(self) -> Iterator[Item]:
+        return (item for _, item in self._items)
+
     def draw(self, dice: Dice) -> Item:
         return dice.one_of(self._items)[1]
 
@@ -103,32 +113,40 @@ class Population:
         self.present: Pool[Host] = Pool()
         self.joined: Callable[[Host], None] = _nothing
         self.left: Callable[[Host], None] = _nothing
+        self.hostile: Pool[Host] = Pool()
+        """Attackers, who are among those that a newcomer knows first."""
+        self.places = Places(Dice(world.seed, "places"))
         self._public: Pool[Endpoint] = Pool()
+        self._by_endpoint: dict[Endpoint, Host] = {}  # of them
         self._world = world
         self._scenario = scenario
         self._species = species
         self._dice = Dice(world.seed, "population")
-        self._places = Places(Dice(world.seed, "places"))
         self._open: dict[Kind, Site] = {}  # NATs with room inside
         self._inside: dict[Kind, int] = {}
-        self._sites = 0
 
     def join(self) -> None:
         """One more, now."""
         world = self._world
         host = self._host(len(self.all))
-        known = self._introductions()
+        known = self.introductions()
         entropy = Entropy(world.seed, host.index)
         self.all.append(host)
         self.present.add(host.index, host)
         if host.is_public:
             self._public.add(host.index, host.endpoint)
+            self._by_endpoint[host.endpoint] = host
         self._species.introduce(host, entropy)
         core = None
         if world.runs(host):
             core = self._species.make(host, entropy, known, world.now_us, world.unix_us(host))
         world.add(host, core)
         self.joined(host)
+        if known:
+            inviter = self._by_endpoint.get(known[0])
+            if inviter is not None and host.is_public and world.runs(inviter):
+                self._species.befriend(inviter, [host.endpoint], world.now_us)
+                world.settle(inviter)
 
     def leave(self, host: Host) -> None:
         """It vanishes, and its core with it."""
@@ -138,22 +156,42 @@ class Population:
         if self._world.runs(host):
             del host.core
         host.known = None
+        self._by_endpoint.pop(host.endpoint, None)
         self.left(host)
 
-    def _introductions(self) -> list[Endpoint]:
-        """Of different nodes where there are as many."""
+    def admit(self, host: Host, core: Core) -> None:
+        """An attacker, now."""
+        self.hostile.add(host.index, host)
+        self._world.add(host, core)
+
+    def dismiss(self, host: Host) -> None:
+        """An attacker vanishes."""
+        self._world.remove(host)
+        self.hostile.discard(host.index)
+
+    def introductions(self) -> list[Endpoint]:
+        """Of different nodes where there are as many. The first is honest: whoever invites is one's friend,
+        and among liars alone nobody could be helped. The others are drawn from all."""
         if len(self._public) == 0:
             return []
-        drawn = [self._public.draw(self._dice) for _ in range(4 * INTRODUCTIONS)]
+        drawn = [self._public.draw(self._dice)]
+        drawn += [self._anybody() for _ in range(4 * INTRODUCTIONS - 1)]
         return list(dict.fromkeys(drawn))[:INTRODUCTIONS]
+
+    def _anybody(self) -> Endpoint:
+        if len(self.hostile):
+            lot = self._dice.below(len(self._public) + len(self.hostile))
+            if lot < len(self.hostile):
+                return self.hostile.draw(self._dice).endpoint
+        return self._public.draw(self._dice)
 
     def _host(self, index: int) -> Host:
         scenario, dice = self._scenario, self._dice
         skew_us = dice.between(-scenario.skew_us, scenario.skew_us)
-        endpoint6 = self._places.endpoint6() if dice.happens(scenario.ipv6_ppm) else b""
+        endpoint6 = self.places.endpoint6() if dice.happens(scenario.ipv6_ppm) else b""
         kind = self._kind() if index else None  # somebody must be there whom others can reach
         if kind is None:
-            return Host(index, self._site(), self._places.address() + PORT, endpoint6, skew_us)
+            return Host(index, self._site(), self.places.address() + PORT, endpoint6, skew_us)
         site = self._open.get(kind)
         if site is None:
             site = self._open[kind] = self._site(kind)
@@ -177,10 +215,9 @@ class Population:
         nat = None
         if kind is not None:
             nats, first = self._scenario.nats, FIRST_PORT + self._dice.below(PORTS)
-            nat = Nat(kind, self._places.address(), nats.timeout_us, hairpin=nats.hairpin, first=first)
-        self._sites += 1
-        region, access_us = self._places.region(), self._places.access_us()
-        return Site(region, access_us, self._dice.below(MILLION), nat, self._sites)
+            nat = Nat(kind, self.places.address(), nats.timeout_us, hairpin=nats.hairpin, first=first)
+        region, access_us = self.places.region(), self.places.access_us()
+        return Site(region, access_us, self._dice.below(MILLION), nat)
 
 
 def _nothing(_host: Host) -> None:

@@ -28,6 +28,14 @@ share = 0.3                        # of the nodes, in the smaller part
 churn_per_minute = 0.05            # the share of nodes that vanishes; for each another one comes
 lookup_minutes = 5                 # each node looks somebody up once in this time; 0: never
 offers_per_minute = 30             # in the whole world
+[attackers]                        # beside the nodes
+kind = "poison"                    # or "eclipse", "sybils": simulations/attackers.py says what each does
+share = 0.2                        # of all, attackers included; or, in its place:
+# per_node = 40                    # attackers for each node
+per_network = 1                    # attackers in one /24
+choice = 20                        # networks that an eclipser can have for each in which it is
+joining_seconds = 60               # sybils come one after another within them, from the beginning on
+listed = true                      # whether sybils answer in the DHT, so that nodes call them too
 [criteria]                         # a figure, and what it must reach (simulations/figures.py has them all)
 lookups_right = 0.995
 mean_hops = 5
@@ -37,6 +45,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,6 +90,31 @@ class Work:
     offers_per_minute: int = 0
 
 
+class AttackKind(StrEnum):
+    ECLIPSE = "eclipse"
+    POISON = "poison"
+    SYBILS = "sybils"
+
+
+@dataclass(frozen=True, slots=True)
+class Attackers:
+    """`share_ppm`: of all; `per_node`: for each honest node. One of them is 0."""
+
+    kind: AttackKind
+    share_ppm: int
+    per_node: int
+    per_network: int
+    choice: int
+    joining_us: int
+    listed: bool
+
+    def among(self, nodes: int) -> int:
+        """How many they are beside so many honest nodes; one at least."""
+        if self.per_node:
+            return self.per_node * nodes
+        return max(1, self.share_ppm * nodes // (MILLION - self.share_ppm))
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """`criteria`: a key of FIGURES and its limit."""
@@ -97,6 +131,7 @@ class Scenario:
     nats: Nats
     partitions: tuple[Partition, ...]
     work: Work
+    attackers: Attackers | None
     criteria: tuple[tuple[str, float], ...]
 
     def changed(self, nodes: int | None, minutes: int | None, seed: int | None) -> Scenario:
@@ -168,10 +203,8 @@ def parse(text: str, source: str) -> Scenario:
     joining_s, seed = top.whole("joining_seconds", 60, 1, 3600), top.whole("seed", 1, 0, 2**63 - 1)
     _check_sizes(top, nodes, minutes, seed)
     network, nats, work = (top.table(key) for key in ("network", "nats", "work"))
-    partitions, criteria = (
-        top.take("partitions", list, "tables: write [[partitions]]", []),
-        top.table("criteria"),
-    )
+    partitions = top.take("partitions", list, "tables: write [[partitions]]", [])
+    attackers, criteria = top.table("attackers"), top.table("criteria")
     top.finish()
     conditions = Conditions(
         loss_ppm=network.ppm("loss"),
@@ -194,6 +227,7 @@ def parse(text: str, source: str) -> Scenario:
         nats=_nats(nats),
         partitions=_partitions(source, partitions, minutes),
         work=_work(work),
+        attackers=_attackers(attackers, nodes) if "attackers" in document else None,
         criteria=_criteria(criteria),
     )
 
@@ -247,6 +281,27 @@ def _work(table: _Table) -> Work:
     )
     table.finish()
     return work
+
+
+def _attackers(table: _Table, nodes: int) -> Attackers:
+    name = table.take("kind", str, "a word", "")
+    if name not in list(AttackKind):
+        raise table.fail(f"say what they do: kind = one of {', '.join(AttackKind)}.")
+    attackers = Attackers(
+        kind=AttackKind(name),
+        share_ppm=table.ppm("share"),
+        per_node=table.whole("per_node", 0, 0, 1_000),
+        per_network=table.whole("per_network", 1, 1, 250),
+        choice=table.whole("choice", 20, 1, 1_000),
+        joining_us=table.whole("joining_seconds", 60, 1, 3600) * SECOND_US,
+        listed=table.take("listed", bool, "true or false", True),
+    )
+    table.finish()
+    if (attackers.share_ppm == 0) == (attackers.per_node == 0) or attackers.share_ppm == MILLION:
+        raise table.fail("say how many there are: share = 0.2 of all, or per_node = 40.")
+    if attackers.among(nodes) > MOST_NODES:
+        raise table.fail(f"{attackers.among(nodes)} attackers are too many: at most {MOST_NODES}.")
+    return attackers
 
 
 def _criteria(table: _Table) -> tuple[tuple[str, float], ...]:

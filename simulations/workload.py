@@ -101,9 +101,15 @@ class Workload:
 
     def __init__(self, world: World, population: Population, species: Species, work: Work) -> None:
         self.lookups = Lookups()
+        self.of_victim = Lookups()
+        """Those of `victim`, which stand in no other sum."""
+        self.victim: int | None = None
+        """The index of the host that attackers besiege, if there is one."""
         self.spreads: list[Spread] = []
         self.curve: Counter[int] = Counter()
         """Steps of CURVE_MS → nodes that heard an offer within that step, over all offers."""
+        self.delays_ms: list[int] = []
+        """From an offer's making to its coming to a node, of all pairs in which it came."""
         self.subscribed = 0
         """Nodes that should have heard one, over all offers."""
         self.stillborn = 0
@@ -125,7 +131,7 @@ class Workload:
     def start(self, until_us: int) -> None:
         """From now to then."""
         self._until_us = until_us
-        for host in list(self._world.hosts.values()):
+        for host in [each for each in self._world.hosts.values() if not each.hostile]:
             self._first_lookup(host, self._world.now_us)
         if self._work.offers_per_minute:
             self._world.call_at(self._next_offer_us(), self._offer)
@@ -134,7 +140,7 @@ class Workload:
         self._first_lookup(host, self._world.now_us + SETTLED_US)
 
     def left(self, host: Host) -> None:
-        self.lookups.asker_left += len(self._asked_us.pop(host.index, ()))
+        self._lookups(host).asker_left += len(self._asked_us.pop(host.index, ()))
 
     def _first_lookup(self, host: Host, from_us: int) -> None:
         """At any time of the first period."""
@@ -146,15 +152,23 @@ class Workload:
         if host.died_us is not None or world.now_us > self._until_us:
             return
         world.call_at(world.now_us + self._work.lookup_us, self._look_up, host)
+        self.ask(host)
+
+    def ask(self, host: Host) -> None:
+        """Have it look somebody up, now."""
+        world = self._world
         target = self._somebody(host)
         if target is None:
             return
         if not world.runs(host):
             return
         handle = self._species.look_up(host, target, world.now_us, world.unix_us(host))
-        self.lookups.started += 1
+        self._lookups(host).started += 1
         self._asked_us.setdefault(host.index, {})[handle] = world.now_us
         world.settle(host)
+
+    def _lookups(self, host: Host) -> Lookups:
+        return self.of_victim if host.index == self.victim else self.lookups
 
     def _next_offer_us(self) -> int:
         """A gap drawn evenly from half to one and a half times the mean."""
@@ -193,7 +207,7 @@ class Workload:
         since_us = self._asked_us.get(host.index, {}).pop(handle, None)
         if since_us is None:
             return
-        lookups = self.lookups
+        lookups = self._lookups(host)
         lookups.messages[messages] += 1
         if not found:
             lookups.empty += 1
@@ -217,6 +231,7 @@ class Workload:
             for host in self._world.hosts.values()
             if host.born_us + SETTLED_US <= offer.since_us
             and host is not offer.author
+            and not host.hostile
             and self._world.runs(host)
         ]
         heard_us = [offer.heard_us[index] for index in subscribed if index in offer.heard_us]
@@ -257,6 +272,7 @@ class Workload:
         for delay_ms in delays_ms:
             self.curve[delay_ms // CURVE_MS] += 1
         self.subscribed += reach.subscribed
+        self.delays_ms += delays_ms
         never = [HORIZON_US] * (reach.subscribed - len(delays_ms))
         t50, t90, t99 = (quantile(delays_ms + never, part) for part in (50, 90, 99))
         self.spreads.append(

@@ -10,9 +10,9 @@ Nothing here reads a clock, and nothing that decides is a float or the order of 
 the heap, of its core's deadline; it is put again when the deadline became earlier, or when it has fired.
 
 A world may be run by several processes. Each has all hosts and does all that happens to the world as a whole,
-but has the cores of its own sites alone. What goes between hosts takes SOONEST_US at least, so for that long
-nobody needs to hear of the others; then datagrams and news change hands (`Exchange`). As neither an order nor
-a host's chance hangs on what other hosts do, it is one course, whoever runs which part of it.
+but has the cores of its own regions alone. For as long as a datagram is under way between two regions at
+least, nobody needs to hear of the others; then datagrams and news change hands (`Exchange`). As neither an
+order nor a host's chance hangs on what other hosts do, it is one course, whoever runs which part of it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from dht.endpoints import Endpoint
 from simulations.dice import Dice
 from simulations.host import Core, Host, Site
 from simulations.network import Conditions, Network
-from simulations.places import SOONEST_US
+from simulations.places import shares, soonest_us
 
 START_UNIX_US: Final = 1_767_268_800_000_000  # 2026-01-01 12:00 UTC: no day ends in an ordinary run
 SPIN_US: Final = 1_000  # between two ticks of a core at least, unless something came
+NEWS_US: Final = 500_000  # from something's being told to its being known; longer than any way takes
 NEVER_US: Final = 1 << 62
 _TRACE_BYTES: Final = 16
 _TRACES: Final = 1 << 8 * _TRACE_BYTES
@@ -74,13 +75,15 @@ class World:
         self._exchange = exchange
         self._processes = exchange.count if exchange else 1
         self._here = exchange.number if exchange else 0
+        self._of = shares(self._processes)
+        self._soonest_us = soonest_us(self._of)
         self._letters: list[list[Letter]] = [[] for _ in range(self._processes)]
 
     # ------------------------------------------------------------------ hosts
 
     def runs(self, host: Host) -> bool:
         """Whether its core is in this process."""
-        return host.site.number % self._processes == self._here
+        return self._of[host.site.region] == self._here
 
     def add(self, host: Host, core: Core | None) -> None:
         """It is there from now on, and what its core wants to send or do is done. `core`: None where another
@@ -116,7 +119,7 @@ class World:
 
     def tell(self, host: Host) -> None:
         """Have `told` called with its index, everywhere, a moment from now."""
-        news: Letter = (self.now_us + SOONEST_US, _act(host), host.index.to_bytes(4, "big"), b"", b"")
+        news: Letter = (self.now_us + NEWS_US, _act(host), host.index.to_bytes(4, "big"), b"", b"")
         for number, letters in enumerate(self._letters):
             if number == self._here:
                 self._take(news)
@@ -141,7 +144,7 @@ class World:
             self._pass(until_us + 1)
         else:
             while (next_us := self._swap(self._exchange)) <= until_us:
-                self._pass(min(next_us + SOONEST_US, until_us + 1))
+                self._pass(min(next_us + self._soonest_us, until_us + 1))
         self.now_us = until_us
 
     @property
@@ -185,7 +188,7 @@ class World:
         self, time_us: int, host: Host, site: Site, datagram: bytes, source: Endpoint, destination: Endpoint
     ) -> None:
         order = _act(host)
-        number = site.number % self._processes
+        number = self._of[site.region]
         if number == self._here:
             heappush(self._heap, (time_us, order, self._deliver, (site, datagram, source, destination)))
         else:

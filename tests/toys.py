@@ -79,6 +79,9 @@ class Toys:
         name: bytes = host.known[0] + host.known[1].to_bytes(4, "big")
         return name
 
+    def befriend(self, host: Host, known: Sequence[Endpoint], now_us: int) -> None:
+        pass
+
     def look_up(self, host: Host, target: Host, now_us: int, unix_us: int) -> int:
         assert isinstance(host.core, Toy)
         return host.core.ask(target.endpoint)

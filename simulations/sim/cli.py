@@ -29,7 +29,7 @@ Json = Annotated[
 Processes = Annotated[
     int | None,
     Parameter(
-        validator=Number(gte=1, lte=64),
+        validator=Number(gte=1, lte=8),
         show_default=False,
         help="How many share the work; by itself one for each core. The course is the same.",
     ),

@@ -34,6 +34,7 @@ def page(report: Mapping[str, Any]) -> str:
         f'<div class="charts">{"".join(chart(each) for each in charts(report))}</div>',
         _counted("Datagrams of a node in a minute", report["kinds"]),
         _counted("Not delivered", report["network"]),
+        _counted("What the attackers did", report["attack"]["lies"] if report["attack"] else {}),
         _counted("Counted by the cores at the end", report["cores"]),
         _small(report),
     )

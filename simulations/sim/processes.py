@@ -1,4 +1,4 @@
-"""A course in several processes: this one and its children, each with the cores of a part of the sites.
+"""A course in several processes: this one and its children, each with the cores of some regions.
 
     this process 0 ── a pipe to each child, one between each two ── children 1 …
     each pair     next_us, letters ▶   ◀ next_us, letters       msgpack; the lower number speaks first
@@ -25,7 +25,8 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from simulations.course import Course, Share
-from simulations.errors import ProcessEnded
+from simulations.errors import ProcessEnded, ScenarioError
+from simulations.places import REGIONS
 from simulations.population import Species
 from simulations.scenario import MINUTE_US, Scenario
 from simulations.world import Letter
@@ -156,9 +157,16 @@ class Crew:
             result.send((course.share(), meter.bytes))
 
 
-def sensible(nodes: int) -> int:
-    """How many processes a course of so many nodes is run by: one on each core that we may use."""
-    return max(1, min(len(os.sched_getaffinity(0)), nodes // LEAST_NODES))
+def suited(scenario: Scenario, wanted: int | None) -> int:
+    """By how many processes a scenario is run; by itself one on each core that we may use. Raises
+    ScenarioError."""
+    if scenario.attackers is None:
+        return wanted or max(
+            1, min(len(os.sched_getaffinity(0)), scenario.nodes // LEAST_NODES, len(REGIONS))
+        )
+    if wanted not in (None, 1):
+        raise ScenarioError(f"{scenario.name}: attackers know all that is, so one process runs them.")
+    return 1
 
 
 def run(course: Course, meter: Meter, progress: Callable[[], None]) -> None:

@@ -9,11 +9,12 @@ from itertools import accumulate
 from typing import Any, Final, get_args
 
 from dht import messages
+from simulations.attackers import Attack
 from simulations.course import Course
 from simulations.figures import histogram, mean, meets, quantile
 from simulations.host import Counts
 from simulations.scenario import MINUTE_US, SECOND_US, Scenario
-from simulations.workload import CURVE_MS, IN_TIME_MS, Lookups, Workload
+from simulations.workload import CURVE_MS, HORIZON_US, IN_TIME_MS, Lookups, Workload
 
 FORMAT: Final = 1
 _TIME_BIN_MS: Final = 100
@@ -56,8 +57,9 @@ def of(course: Course, cost: Cost) -> dict[str, Any]:
         "population": {
             "joined": len(course.population.all),
             "left": course.churn.left,
-            "public": sum(host.is_public for host in course.world.hosts.values()),
+            "public": sum(host.is_public for host in course.world.hosts.values() if not host.hostile),
         },
+        "attack": None if course.attack is None else _attack(course, course.attack),
         "lookups": _lookups(course.workload.lookups),
         "offers": _offers(course.workload),
         "load": _load(course.counts),
@@ -72,6 +74,8 @@ def _scenario(scenario: Scenario) -> dict[str, Any]:
     plain["partitions"] = [asdict(partition) for partition in scenario.partitions]
     plain["nats"]["shares"] = {kind.value: share for kind, share in scenario.nats.shares}
     plain["criteria"] = dict(scenario.criteria)
+    if scenario.attackers is not None:
+        plain["attackers"]["kind"] = scenario.attackers.kind.value
     return plain
 
 
@@ -84,10 +88,15 @@ def _figures(course: Course, cost: Cost) -> dict[str, float | None]:
     sent = sum(counts.sent for _, counts in course.counts)
     sent_bytes = sum(counts.sent_bytes for _, counts in course.counts)
     loads = _per_minute(course.counts)
+    attackers = 0 if course.attack is None else course.attack.count
     t99 = [spread.t99_ms for spread in work.spreads]
+    victim = work.of_victim
+    never = [HORIZON_US // 1_000] * (work.subscribed - len(work.delays_ms))
+    p99 = quantile(sorted(work.delays_ms) + never, 99)
     return {
         "lookups_right": _ratio(lookups.right, judged),
-        "lookups_wrong": lookups.wrong,
+        "lookups_wrong": lookups.wrong + victim.wrong,
+        "victim_lookups_right": _ratio(victim.right, victim.started - victim.asker_left),
         "mean_hops": _digits(mean(lookups.hops)),
         "lookup_p50_s": _seconds(quantile(times, 50)),
         "lookup_p99_s": _seconds(quantile(times, 99)),
@@ -102,10 +111,11 @@ def _figures(course: Course, cost: Cost) -> dict[str, float | None]:
         "offer_t99_worst_s": _seconds(max((each for each in t99 if each is not None), default=None))
         if None not in t99
         else None,
+        "delivery_p99_s": _seconds(p99) if p99 != HORIZON_US // 1_000 else None,
         "datagrams_per_node_minute": _digits(_ratio(sent * MINUTE_US, node_us)),
         "bytes_per_node_second": _digits(_ratio(sent_bytes * SECOND_US, node_us)),
         "load_p99": quantile(loads, 99),
-        "memory_per_node_kib": _digits(cost.memory_bytes / 1024 / course.scenario.nodes),
+        "memory_per_node_kib": _digits(cost.memory_bytes / 1024 / (course.scenario.nodes + attackers)),
         "wall_s": _digits(cost.wall_s),
         "datagrams_per_wall_second": _digits(_ratio(course.world.delivered, cost.wall_s)),
     }
@@ -123,6 +133,17 @@ def _lookups(lookups: Lookups) -> dict[str, Any]:
         "hops": _rows(lookups.hops),
         "messages": _rows(lookups.messages),
         "times_ms": {"width": _TIME_BIN_MS, "bins": _rows(histogram(lookups.times_ms, _TIME_BIN_MS))},
+    }
+
+
+def _attack(course: Course, attack: Attack) -> dict[str, Any]:
+    """`lies`: answers and promises that were none, by what they were."""
+    return {
+        "attackers": attack.count,
+        "networks": attack.networks,
+        "datagrams": course.hostile,
+        "lies": dict(sorted(attack.lies.items())),
+        "victim": None if course.workload.victim is None else _lookups(course.workload.of_victim),
     }
 
 

@@ -25,7 +25,7 @@ def run(
     resident at the end of a virtual minute, in all of them."""
     from simulations.bench import machine
 
-    count = processes.sensible(scenario.nodes) if count is None else count
+    count = processes.suited(scenario, count)
     began_s = time.perf_counter()
     with processes.Crew(scenario, species, count) as crew:
         meter = processes.Meter()

@@ -54,7 +54,25 @@ def _remarks(report: Mapping[str, Any]) -> Text:
         f"{report['delivered']:,} datagrams delivered; not: {network or 'none'}.",
         f"trace {report['trace']}",
     )
-    return Text("\n".join(lines), "dim")
+    return Text("\n".join((*_attack(report), *lines)), "dim")
+
+
+def _attack(report: Mapping[str, Any]) -> list[str]:
+    attack = report["attack"]
+    if attack is None:
+        return []
+    lines = [
+        f"{attack['attackers']:,} attackers in {attack['networks']:,} networks sent {attack['datagrams']:,} "
+        "datagrams.",
+        *(f"{times:,} × {what}" for what, times in attack["lies"].items()),
+    ]
+    if attack["victim"]:
+        victim = attack["victim"]
+        lines.append(
+            f"{victim['started']:,} lookups of the besieged node: {victim['right']:,} right, "
+            f"{victim['wrong']:,} wrong, {victim['empty']:,} empty."
+        )
+    return lines
 
 
 def _verdict(report: Mapping[str, Any]) -> Text:

@@ -10,7 +10,7 @@ from dht.announcing import AGAIN_US, FEW_US, RETRY_US, SETTLE_US, SOONEST_US, An
 from dht.overlay import Overlay
 from dht.records import Kind, Record
 
-RECORD = Record(b"raw", Kind.LOCATION, bytes(32), b"", 1, b"", bytes(32))
+RECORD = Record(b"raw", Kind.LOCATION, bytes(32), b"", 1, bytes(32), 0, 0)
 
 
 class Kept:

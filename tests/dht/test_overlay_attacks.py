@@ -248,7 +248,30 @@ def test_who_answers_under_another_id_is_not_who_was_asked() -> None:
     assert known not in stranger.overlay.table
     assert stranger.overlay.counters["answered under another id"] == 1
     found = [event for event in stranger.overlay.events if isinstance(event, Found)]
-    assert [(event.handle, event.contacts) for event in found] == [(handle, [])]
+    true = contacts.at(stranger.tail, stranger.endpoint)
+    assert [(event.handle, event.contacts) for event in found] == [(handle, [true])]
+
+
+def test_nodes_named_by_false_ids_are_found_by_their_true_ones() -> None:
+    """A liar names the closest of all under ids that they do not have, before anybody names them truly."""
+    world = World(5)
+    nodes = world.grow(40)
+    world.run(60)
+    key = world.random.randbytes(32)
+    world.put(nodes[0], [b"true:"], key)
+    holders = [node for node in nodes if key in node.shelf.kept]
+    asker = next(node for node in nodes if node not in holders)
+    asker.overlay.table.turn(asker.overlay.table.own, 0)
+    for contact in list(asker.overlay.table):
+        asker.overlay.table.remove_contact(contact)
+    for node in holders:
+        false = contacts.at(bytes([node.overlay.where.tail[0]]) + bytes(23), node.endpoint)
+        asker.overlay.table.add_contact(false, 0)
+    records, _ = world.get(asker, key)
+    assert b"true:" in records
+    found = world.find(asker, key)
+    assert {contact.endpoint for contact in found.contacts} == set(world.closest(key))
+    assert asker.overlay.counters["answered under another id"] >= len(holders) // 2
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ def check(table: RoutingTable) -> None:
         networks = [known.network for known in bucket.nodes]
         assert max(map(networks.count, networks), default=0) <= IN_BUCKET
     networks = [known.network for known in table]
+    assert list(table._crowds) == [sum(one[-1] == last for one in networks) for last in range(256)]
     assert max(map(networks.count, networks), default=0) <= IN_TABLE
     assert all(any(node_id in bucket.ids for bucket in table.buckets) for node_id in table.failures)
 

@@ -58,6 +58,7 @@ class KnowingCore:
         self.loaded = b""
         self.silent = False
         self._handle = 0
+        self.unnamed: list[Endpoint] = []
 
     def receive(self, datagram: bytes, source: Endpoint, now_us: int, unix_us: int) -> None:
         self.asked.append(("receive", datagram, source))
@@ -71,8 +72,9 @@ class KnowingCore:
     def deadline_us(self) -> int:
         return self.due_us
 
-    def bootstrap(self, endpoints: Sequence[Endpoint], now_us: int) -> None:
+    def bootstrap(self, endpoints: Sequence[Endpoint], now_us: int, *, named: bool = True) -> None:
         self.asked.append(("bootstrap", list(endpoints)))
+        self.unnamed += [] if named else endpoints
 
     def save(self) -> bytes:
         return b"tables"

@@ -123,6 +123,17 @@ async def test_it_begins_at_seeds_peers_and_invitations(tmp_path: Path) -> None:
         await until(lambda: len(kit.found.asked_for("bootstrap")[-1][0]) == 2)  # type: ignore[arg-type]
 
 
+async def test_who_joins_is_named_by_the_owner_and_who_is_met_in_the_local_network_is_not(
+    tmp_path: Path,
+) -> None:
+    async with kits(tmp_path, 1) as [kit]:
+        places = [bytes([192, 0, 2, number]) + (51777).to_bytes(2, "big") for number in (9, 10)]
+        kit.mesh.peer_at(("::ffff:192.0.2.9", 51777))
+        kit.mesh._met(("::ffff:192.0.2.10", 51777))
+        assert kit.found.asked_for("bootstrap")[-2:] == [([places[0]],), ([places[1]],)]
+        assert kit.found.unnamed == [places[1]]
+
+
 # ---------------------------------------------------------------------------- own offers
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from simulations import scenario
 from simulations.discoverers import Discoverers
-from simulations.errors import ProcessEnded
+from simulations.errors import ProcessEnded, ScenarioError
 from simulations.sim import processes, runner
 from tests.simulations.test_sim import ROUGH
 from tests.toys import Toys
@@ -83,6 +83,12 @@ def test_who_gives_up_leaves_no_process_behind() -> None:
     assert [child.exitcode for child in children] == [0, 0]
 
 
-def test_small_worlds_are_run_by_one_process() -> None:
-    assert processes.sensible(2) == processes.sensible(processes.LEAST_NODES) == 1
-    assert processes.sensible(1 << 20) == len(os.sched_getaffinity(0))
+def test_small_worlds_and_attackers_are_run_by_one_process() -> None:
+    made = scenario.parse("nodes = 500\nminutes = 1\n", "test.toml")
+    assert processes.suited(made.changed(2 * processes.LEAST_NODES - 1, None, None), None) == 1
+    assert processes.suited(made.changed(100_000, None, None), None) == min(8, len(os.sched_getaffinity(0)))
+    assert processes.suited(made, 3) == 3
+    attacked = scenario.load("poison")
+    assert processes.suited(attacked, None) == processes.suited(attacked, 1) == 1
+    with pytest.raises(ScenarioError, match="one process runs them"):
+        processes.suited(attacked, 2)

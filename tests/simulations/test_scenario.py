@@ -10,7 +10,7 @@ from simulations import scenario
 from simulations.errors import ScenarioError
 from simulations.nats import Kind
 from simulations.network import Conditions
-from simulations.scenario import MINUTE_US, SECOND_US, Partition
+from simulations.scenario import MINUTE_US, SECOND_US, Attackers, AttackKind, Partition
 
 SIZES = "nodes = 10\nminutes = 5\n"
 
@@ -30,6 +30,7 @@ def test_the_example_of_the_module_is_a_scenario() -> None:
     assert found.nats.timeout_us == 30 * SECOND_US
     assert found.partitions == (Partition(2 * MINUTE_US, 3 * MINUTE_US, 300_000),)
     assert (found.work.churn_ppm, found.work.lookup_us) == (50_000, 5 * MINUTE_US)
+    assert found.attackers == Attackers(AttackKind.POISON, 200_000, 0, 1, 20, 60 * SECOND_US, True)
     assert found.criteria == (("lookups_right", 0.995), ("mean_hops", 5.0))
 
 
@@ -39,6 +40,16 @@ def test_what_is_left_out_has_its_default() -> None:
     assert found.network == Conditions()
     assert not found.nats.shares
     assert found.work.offers_per_minute == 0
+    assert found.attackers is None
+
+
+def test_attackers_come_beside_the_nodes() -> None:
+    few = scenario.parse(f'{SIZES}[attackers]\nkind = "eclipse"\nshare = 0.05\n', "x.toml").attackers
+    many = scenario.parse(f'{SIZES}[attackers]\nkind = "sybils"\nper_node = 40\n', "x.toml").attackers
+    assert few is not None
+    assert many is not None
+    assert (few.among(10), few.among(19), few.among(399)) == (1, 1, 21)
+    assert many.among(25) == 1_000
 
 
 @pytest.mark.parametrize("path", scenario.shipped(), ids=lambda path: path.stem)
@@ -95,6 +106,36 @@ def test_the_shipped_ones_are_good_and_say_what_they_show(path: Path) -> None:
             "x.toml: [partitions 2]: it begins before the one before it has ended: let one follow the other.",
         ),
         (SIZES + "[work]\nchurn_per_minute = true", "x.toml: [work]: churn_per_minute must be a share"),
+        (SIZES + "attackers = 3", "x.toml: attackers must be a table: write [attackers], not 3."),
+        (
+            SIZES + "[attackers]\nshare = 0.2",
+            "x.toml: [attackers]: say what they do: kind = one of eclipse, poison, sybils.",
+        ),
+        (SIZES + '[attackers]\nkind = "rude"\nshare = 0.2', "x.toml: [attackers]: say what they do: kind ="),
+        (
+            SIZES + '[attackers]\nkind = "poison"',
+            "x.toml: [attackers]: say how many there are: share = 0.2 of all, or per_node = 40.",
+        ),
+        (
+            SIZES + '[attackers]\nkind = "poison"\nshare = 0.2\nper_node = 3',
+            "x.toml: [attackers]: say how many there are",
+        ),
+        (
+            SIZES + '[attackers]\nkind = "poison"\nshare = 1',
+            "x.toml: [attackers]: say how many there are",
+        ),
+        (
+            "nodes = 2000\nminutes = 5\n" + '[attackers]\nkind = "sybils"\nper_node = 1000',
+            "x.toml: [attackers]: 2000000 attackers are too many: at most 100000.",
+        ),
+        (
+            SIZES + '[attackers]\nkind = "sybils"\nper_node = 4\nper_network = 0',
+            "x.toml: [attackers]: per_network must lie between 1 and 250, not 0.",
+        ),
+        (
+            SIZES + '[attackers]\nkind = "sybils"\nper_node = 4\npatience = 3',
+            "x.toml: [attackers]: unknown key 'patience'; it knows kind, share, per_node",
+        ),
         (
             SIZES + "[criteria]\nhappiness = 1",
             "x.toml: [criteria]: unknown key 'happiness'; it knows lookups",
@@ -113,7 +154,9 @@ def test_a_mistake_is_named_with_what_to_do(text: str, sentence: str) -> None:
 
 
 def test_a_file_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
-    with pytest.raises(ScenarioError, match=r"cannot be read .* take one of market, nats, partition, small"):
+    with pytest.raises(
+        ScenarioError, match=r"cannot be read .* take one of eclipse, market, nats, partition"
+    ):
         scenario.load("nothing")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ScenarioError, match="is not a text file: save it as UTF-8"):

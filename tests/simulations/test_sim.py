@@ -288,7 +288,7 @@ def test_scale_compares_sizes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["run", "nothing"], "take one of market"),
+        (["run", "nothing"], "take one of eclipse"),
         (["run", "small", "--nodes", "0"], "nodes must lie between"),
         (["scale", "--sizes", "many"], "give numbers with commas between"),
     ],
