@@ -37,8 +37,9 @@ lint: setup-test ## ruff, mypy --strict and the layers alone
 bench: setup-bench ## zeqnode beside wireguard-go, OpenVPN, Nebula and tinc, on this machine (8 min)
 	@"$(BIN)/zeqnode" bench
 
-soak: setup-test ## the same tests, ten times as long and with many more random examples (hours)
+soak: setup-test ## the same tests, ten times as long and with many more random examples, and a large world (hours)
 	@HYPOTHESIS_PROFILE=soak "$(BIN)/python" -m simulations.lab pytest -o timeout=14400 $(PYTEST_ARGS)
+	@"$(BIN)/zeqnode" sim run half-hour
 
 install: ## put zeqnode into /opt/zeqnode, its command into /usr/local/bin, and a systemd unit (as root)
 	@.ci/install "$(PYTHON)"

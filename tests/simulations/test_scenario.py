@@ -155,7 +155,7 @@ def test_a_mistake_is_named_with_what_to_do(text: str, sentence: str) -> None:
 
 def test_a_file_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
     with pytest.raises(
-        ScenarioError, match=r"cannot be read .* take one of eclipse, market, nats, partition"
+        ScenarioError, match=r"cannot be read .* take one of eclipse, half-hour, market, nats"
     ):
         scenario.load("nothing")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
