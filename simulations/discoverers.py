@@ -136,6 +136,14 @@ class Discoverers:
         assert name == _name(known.signer.public, offer.since)
         _core(host).offer(offer, now_us, unix_us)
 
+    def bury(self, core: Core) -> None:
+        assert isinstance(core, Discoverer)
+        parts = (*core.overlays, core.gossip, core.calls, core.presence, core)
+        for overlay in core.overlays:
+            overlay._questions._under_way.clear()  # each holds who asked it, and is held by that
+        for part in parts:
+            _take_apart(part)
+
     def counters(self, host: Host) -> Mapping[str, int]:
         counted: dict[str, int] = _core(host).status(0)["counters"]
         return counted
@@ -163,6 +171,15 @@ SIGNATURES: Final = ToySignatures()
 def _core(host: Host) -> Discoverer:
     assert isinstance(host.core, Discoverer)
     return host.core
+
+
+def _take_apart(part: object) -> None:
+    """No attribute of it is left, so no cycle through it."""
+    getattr(part, "__dict__", {}).clear()
+    for kind in type(part).__mro__:
+        for name in getattr(kind, "__slots__", ()):
+            if hasattr(part, name):
+                delattr(part, name)
 
 
 def _known(host: Host) -> Known:

@@ -59,6 +59,9 @@ class Species(Protocol):
     def offer(self, host: Host, name: bytes, now_us: int, unix_us: int) -> None:
         """Have it publish the offer that was named."""
 
+    def bury(self, core: Core) -> None:
+        """It has vanished: free what it held. Python's collector would have to look at all nodes for it."""
+
     def counters(self, host: Host) -> Mapping[str, int]:
         """What its core has counted."""
 
@@ -154,6 +157,7 @@ class Population:
         self.present.discard(host.index)
         self._public.discard(host.index)
         if self._world.runs(host):
+            self._species.bury(host.core)
             del host.core
         host.known = None
         self._by_endpoint.pop(host.endpoint, None)

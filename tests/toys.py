@@ -90,6 +90,9 @@ class Toys:
         assert isinstance(host.core, Toy)
         host.core.pass_on(name)
 
+    def bury(self, core: Core) -> None:
+        pass
+
     def counters(self, host: Host) -> Counter[str]:
         assert isinstance(host.core, Toy)
         return host.core.counters

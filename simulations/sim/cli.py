@@ -125,6 +125,7 @@ def scale(
     """
     from simulations.discoverers import Discoverers
     from simulations.sim import page, runner, table
+    from simulations.sim.processes import apart
 
     try:
         numbers = sorted({int(size) for size in sizes.split(",")})
@@ -132,7 +133,7 @@ def scale(
         raise Usage(f"--sizes {sizes}: give numbers with commas between, like 100,1000.") from None
     chosen = [scenario.load(file).changed(number, minutes, None) for number in numbers]
     console = Console(stderr=as_json)
-    reports = [runner.run(each, Discoverers, console, processes) for each in chosen]
+    reports = [apart(runner.run, each, Discoverers, console, processes) for each in chosen]
     console.print(table.sizes(reports, _SCALE_KEYS))
     _keep(console, save, {"report.json": runner.as_json(reports), "report.html": page.sizes_page(reports)})
     if as_json:

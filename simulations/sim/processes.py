@@ -20,10 +20,11 @@ from itertools import combinations
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
+from node.errors import UserError
 from simulations.course import Course, Share
 from simulations.errors import ProcessEnded, ScenarioError
 from simulations.places import REGIONS
@@ -35,6 +36,7 @@ LEAST_NODES: Final = 250  # for each process: fewer, and they mostly wait for ea
 _END_S: Final = 10.0
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
+Result = TypeVar("Result")
 MakeSpecies: TypeAlias = Callable[[], Species]
 Line: TypeAlias = "Connection[Any, Any]"
 
@@ -85,7 +87,6 @@ class Meter:
     def look(self, course: Course) -> None:
         """Again and again."""
         if course.world.now_us // MINUTE_US > len(self.bytes):
-            gc.collect()  # cores of nodes that vanished
             self.bytes.append(_resident() - self._base)
 
     def add(self, other: list[int]) -> None:
@@ -155,6 +156,38 @@ class Crew:
         with suppress(ProcessEnded):
             run(course, meter, lambda: None)
             result.send((course.share(), meter.bytes))
+
+
+def apart(call: Callable[..., Result], *arguments: Any) -> Result:
+    """What the call gives, in a process of its own: nothing of it stays in the memory of this one, where it
+    would be there for the next. Raises ProcessEnded, and UserErrors of the call."""
+    context = get_context("fork")
+    mine, theirs = context.Pipe(duplex=False)
+
+    def work() -> None:
+        mine.close()
+        try:
+            theirs.send((call(*arguments), None))
+        except UserError as error:
+            theirs.send((None, error))
+
+    child = context.Process(target=work)
+    child.start()
+    theirs.close()
+    try:
+        result, error = mine.recv()
+    except EOFError as ended:
+        raise ProcessEnded(_ENDED) from ended
+    finally:
+        mine.close()
+        child.join(_END_S)
+        if child.is_alive():
+            child.kill()
+            child.join()
+    if error is not None:
+        raise error
+    found: Result = result
+    return found
 
 
 def suited(scenario: Scenario, wanted: int | None) -> int:

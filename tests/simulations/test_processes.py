@@ -92,3 +92,14 @@ def test_small_worlds_and_attackers_are_run_by_one_process() -> None:
     assert processes.suited(attacked, None) == processes.suited(attacked, 1) == 1
     with pytest.raises(ScenarioError, match="one process runs them"):
         processes.suited(attacked, 2)
+
+
+def test_what_is_run_apart_gives_its_result_or_its_error() -> None:
+    def fail() -> int:
+        raise ScenarioError("as it says")
+
+    assert processes.apart(divmod, 7, 2) == (3, 1)
+    with pytest.raises(ScenarioError, match="as it says"):
+        processes.apart(fail)
+    with pytest.raises(ProcessEnded):
+        processes.apart(os._exit, 3)
