@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crypto.pulse import zeqond
+from crypto.pulse import ZEQOND_MS, zeqond
 from dht import bulletin as bulletins
 from dht.messages import Digest, GossipMessage, Have, Push
 from dht.seen import CALM
@@ -87,7 +87,7 @@ def test_forged_bulletins_go_no_further_and_cost_their_sender_its_links() -> Non
 def test_replays_of_a_week_ago_go_no_further() -> None:
     world = mesh(40)
     honest = world.honest
-    week = zeqond(EPOCH_2026 // 1000) - 7 * 86_400_000 // 777
+    week = zeqond(EPOCH_2026 // 1000) - 7 * 86_400_000 // ZEQOND_MS
     old = [bulletins.compose("news", b"%d" % number, SPAMMER, week, number, 0).wire for number in range(50)]
 
     talker(world, lambda theirs: [Push(theirs, world.random.choice(old)) for _ in range(3)])

@@ -8,6 +8,7 @@ from functools import reduce
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crypto.pulse import ZEQOND_MS
 from dht import seen as seen_module
 from dht.bulletin import AHEAD_ZEQONDS, LIFE_ZEQONDS, Bulletin, compose
 from dht.seen import BLOCK_ZEQONDS, CALM, DIGEST_BYTES, HELD_BYTES, KNOWN, OF_ONE_AUTHOR, REFUSED, Place, Seen
@@ -139,5 +140,5 @@ def test_in_a_flood_an_author_has_a_share_and_the_known_come_first() -> None:
 
 
 def test_blocks_are_thirteen_minutes() -> None:
-    assert BLOCK_ZEQONDS * 777 // 1000 == 795
+    assert BLOCK_ZEQONDS * ZEQOND_MS // 1000 == 795
     assert seen_module.BUCKETS * 4 == DIGEST_BYTES

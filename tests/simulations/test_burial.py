@@ -26,7 +26,7 @@ offers_per_minute = 30
 
 
 def parts() -> Counter[str]:
-    found = (type(each) for each in gc.get_objects() if type(each).__module__.startswith("dht."))
+    found = (type(each) for each in gc.get_objects() if str(type(each).__module__).startswith("dht."))
     return Counter(kind.__qualname__ for kind in found if kind.__qualname__ not in SHARED)
 
 
