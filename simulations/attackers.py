@@ -11,6 +11,7 @@ hear what goes between others.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable
 from heapq import nsmallest
@@ -56,7 +57,7 @@ Head: TypeAlias = tuple[bytes, bytes, Endpoint, bytes]
 Question: TypeAlias = Ping | Find | Get | Store | Reach | Dial
 
 
-class Attack:
+class Attack(ABC):
     """One kind of attackers in one world. `count`: of them; `networks`: in which they are; `lies`: what they
     told, by what it was."""
 
@@ -80,11 +81,11 @@ class Attack:
         self._dice = Dice(world.seed, "attackers")
         self._admitted = 0
 
+    @abstractmethod
     def prepare(self, joining_us: int) -> None:
         """Before anything happens. The nodes come within that time."""
-        raise NotImplementedError
 
-    def start(self, until_us: int) -> None:
+    def start(self, until_us: int) -> None:  # noqa: B027 - most do nothing then
         """The minutes that count begin, and end then."""
 
     def _host(self, endpoint: Endpoint, region: int, access_us: int) -> Host:

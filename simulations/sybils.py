@@ -186,8 +186,6 @@ class Sybil:
                 self._say(Alive(self._links[source], answer=False), source)
             case Digest() if source in self._links:
                 self._say(Digest(self._links[source], message.sums), source)
-            case _:
-                pass
 
     def _opened(self, message: Opened, source: Endpoint) -> None:
         mine = self._calls.get(source)

@@ -198,7 +198,9 @@ def suited(scenario: Scenario, wanted: int | None) -> int:
             1, min(len(os.sched_getaffinity(0)), scenario.nodes // LEAST_NODES, len(REGIONS))
         )
     if wanted not in (None, 1):
-        raise ScenarioError(f"{scenario.name}: attackers know all that is, so one process runs them.")
+        raise ScenarioError(
+            f"{scenario.name}: attackers know all that is, so one process runs them: leave out --processes."
+        )
     return 1
 
 

@@ -162,10 +162,8 @@ def test_who_was_named_is_asked_again_where_a_datagram_was_lost_though_others_ar
     assert len(questions.outgoing) == TRIES == 3
 
 
-def test_the_first_that_answer_are_known_and_not_asked_again() -> None:
-    start, questions = bootstrap()
-    start.add([at(number) for number in range(KNOWN + 2)], 0)
-    start.run(alone=False, now_us=0)
+def all_answer(questions: Questions) -> None:
+    """Those that were pinged, in that order."""
     for datagram, to in questions.outgoing:
         ping = decode_dht(datagram[1:])
         assert isinstance(ping, Ping)
@@ -173,6 +171,13 @@ def test_the_first_that_answer_are_known_and_not_asked_again() -> None:
         question = questions.settle(pong, to, 1)
         assert question is not None
         question.asker.answered(question, pong, contacts.at(bytes(24), to), 1)
+
+
+def test_the_first_that_answer_are_known_and_not_asked_again() -> None:
+    start, questions = bootstrap()
+    start.add([at(number) for number in range(KNOWN + 2)], 0)
+    start.run(alone=False, now_us=0)
+    all_answer(questions)
     assert [one.endpoint for one in start.known] == [at(number) for number in range(KNOWN)]
     questions.outgoing.clear()
     start.run(alone=False, now_us=2 * FIRST_RETRY_US)
@@ -206,13 +211,7 @@ def test_whom_the_owner_did_not_name_is_asked_and_nothing_more() -> None:
     start.add([FRIEND], 0)
     start.run(alone=False, now_us=0)
     assert len(questions.outgoing) == KNOWN + 1
-    for datagram, to in questions.outgoing:
-        ping = decode_dht(datagram[1:])
-        assert isinstance(ping, Ping)
-        pong = Pong(ping.t, bytes(24), to, bytes(8))
-        question = questions.settle(pong, to, 1)
-        assert question is not None
-        question.asker.answered(question, pong, contacts.at(bytes(24), to), 1)
+    all_answer(questions)
     assert [one.endpoint for one in start.known] == [FRIEND]
     mesh = Mesh(1)
     core = mesh.nodes[0].core
