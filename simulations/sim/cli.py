@@ -135,10 +135,13 @@ def scale(
     console = Console(stderr=as_json)
     reports = [apart(runner.run, each, Discoverers, console, processes) for each in chosen]
     console.print(table.sizes(reports, _SCALE_KEYS))
+    growth = _growth(reports)
+    for is_little, words in growth:
+        console.print(f"{'✔' if is_little else '✘'} {words}; at most {_MOST_GROWTH} × is asked for.")
     _keep(console, save, {"report.json": runner.as_json(reports), "report.html": page.sizes_page(reports)})
     if as_json:
         print(runner.as_json(reports), end="")
-    return 0 if _grows_slowly(reports) else 1
+    return 0 if all(is_little for is_little, _ in growth) else 1
 
 
 @command.command(name="list")
@@ -163,11 +166,19 @@ def list_(*, as_json: Json = False) -> None:
     Console().print(table)
 
 
-def _grows_slowly(reports: list[dict[str, Any]]) -> bool:
-    """Of each pair in which one has ten times the nodes of the other."""
+def _growth(reports: list[dict[str, Any]]) -> list[tuple[bool, str]]:
+    """Of each pair in which one has ten times the nodes of the other: whether it is little, and in words."""
     by_nodes = {report["scenario"]["nodes"]: report["figures"]["messages_per_lookup"] for report in reports}
-    pairs = [(by_nodes[10 * nodes], few) for nodes, few in by_nodes.items() if 10 * nodes in by_nodes]
-    return all(few and many and many <= _MOST_GROWTH * few for many, few in pairs)
+    found = []
+    for nodes, few in by_nodes.items():
+        many = by_nodes.get(10 * nodes)
+        sizes = f"from {nodes:,} to {10 * nodes:,} nodes"
+        if few and many:
+            is_little = many <= _MOST_GROWTH * few
+            found.append((is_little, f"messages of a lookup grow {many / few:.2f} × {sizes}"))
+        elif 10 * nodes in by_nodes:
+            found.append((False, f"no lookup of the one took messages {sizes}: take larger --sizes"))
+    return found
 
 
 def _keep(console: Console, folder: Path | None, files: dict[str, str]) -> None:

@@ -18,7 +18,7 @@ from simulations import scenario
 from simulations.course import Course
 from simulations.figures import histogram, mean, meets, quantile
 from simulations.scenario import SECOND_US
-from simulations.sim import page, report, runner, table
+from simulations.sim import cli, page, report, runner, table
 from simulations.svg import Chart, Line, chart
 from simulations.toycrypto import ToySignatures, ToySigner
 from simulations.workload import SETTLED_US
@@ -283,6 +283,24 @@ def test_scale_compares_sizes(tmp_path: Path) -> None:
     kept = json.loads((tmp_path / "kept" / "report.json").read_text())
     assert [each["scenario"]["nodes"] for each in kept] == [20, 40]
     assert (tmp_path / "kept" / "report.html").read_text().count("<svg") == 3
+
+
+@pytest.mark.parametrize(
+    ("few", "many", "is_little", "words"),
+    [
+        (10.0, 16.0, True, "grow 1.60 × from 100 to 1,000 nodes"),
+        (10.0, 16.1, False, "grow 1.61 ×"),
+        (0.0, 8.0, False, "take larger --sizes"),
+    ],
+)
+def test_growth_is_judged_in_words(few: float, many: float, is_little: bool, words: str) -> None:
+    reports = [
+        {"scenario": {"nodes": nodes}, "figures": {"messages_per_lookup": messages}}
+        for nodes, messages in ((100, few), (1000, many), (5000, 9.0))
+    ]
+    [(found, said)] = cli._growth(reports)
+    assert found is is_little
+    assert words in said
 
 
 @pytest.mark.parametrize(
