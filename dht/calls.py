@@ -87,11 +87,12 @@ class Calls:
         signatures: Signatures | None = None,
         signer_of: Callable[[bytes], Signer] = SeedSigner,
         homes: int = MAX_HOMES,
+        counters: Counter[str] | None = None,
     ) -> None:
         signatures = signatures or Ed25519Signatures()
         self.outgoing: list[tuple[bytes, Endpoint]] = []
         self.events: list[Called | Sent | HomesChanged] = []
-        self.counters: Counter[str] = Counter()
+        self.counters: Counter[str] = Counter() if counters is None else counters
         self.entropy = entropy
         self.tokens = Tokens(entropy, now_us)
         self._machine = machine

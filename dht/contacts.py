@@ -27,20 +27,15 @@ _LABEL: Final = b"zeqnode dht id v1"
 
 def node_id(tail: bytes, endpoint: Endpoint) -> bytes:
     """32 bytes, of a tail of 24 and the endpoint that the node is seen at."""
-    return _lead(endpoints.network(endpoint), tail[0] % PLACES) + tail
-
-
-@lru_cache(maxsize=65_536)
-def _lead(network: bytes, place: int) -> bytes:
-    return hashlib.sha256(_LABEL + network + bytes([place])).digest()[:8]
+    place = bytes([tail[0] % PLACES])
+    return hashlib.sha256(_LABEL + endpoints.network(endpoint) + place).digest()[:8] + tail
 
 
 class Contact(Node):  # type: ignore[misc]  # kademlia has no types
     """One node as others see it. Immutable, and the same object wherever the same bytes are read: `of` keeps
     it, since a table of two hundred is mostly what a thousand others have too."""
 
-    id: bytes
-    long_id: int
+    __slots__ = ("endpoint", "id", "long_id", "network", "scope", "tail", "usable", "wire")
 
     def __init__(self, wire: bytes) -> None:
         self.wire = wire

@@ -73,43 +73,45 @@ class Discovery:
     ) -> None:
         self.outgoing: list[tuple[bytes, Endpoint]] = []
         self.events: list[Event] = []
-        self.counters: Counter[str] = Counter()
+        self.counters = counters = Counter[str]()  # everybody's here
         signatures = signatures or Ed25519Signatures()
         self._machine = machine
         self._machine_id = machine.bundle.machine_id
         self._secret = lookup_secret
         records = records or Records(signatures)
-        self._storages = tuple(Storage(records, entropy) for _ in families)
+        self._storages = tuple(Storage(records, entropy, counters) for _ in families)
         self.overlays = tuple(
-            Overlay(family, entropy(24), entropy, now_us, storage, self.outgoing, serving=public is not False)
+            Overlay(
+                *(family, entropy(24), entropy, now_us, storage, self.outgoing),
+                serving=public is not False,
+                counters=counters,
+            )
             for family, storage in zip(families, self._storages, strict=True)
         )
         self._standings = Standings(self.overlays, public, now_us)
         self._friends = friends = Friends(self.overlays, self._neighbours, entropy)
         self.gossip = Gossip(
-            *(entropy, now_us, friends.candidates, signatures), difficulty=work[0], known=friends.known
+            *(entropy, now_us, friends.candidates, signatures),
+            difficulty=work[0],
+            known=friends.known,
+            counters=counters,
         )
         self.calls = Calls(
             *(machine, (lookup_secret,), lodging, entropy, now_us),
             signatures=signatures,
             signer_of=signer_of,
             homes=homes,
+            counters=counters,
         )
         self.calls.serve(public is not False)
         self._cores: tuple[Core, ...] = (*self.overlays, self.gossip, self.calls)
         self.gossip.outgoing = self.calls.outgoing = self.outgoing  # the overlays have it already
         self._whose = whose(*(overlay.endpoint_bytes for overlay in self.overlays))
         self.tags = Tags(self.calls, self._to_mesh, machine.signer.public)
-        self.offers = Market(records, entropy)
+        self.offers = Market(records, entropy, counters)
         self.presence = Presence(
-            machine,
-            lookup_secret,
-            self.overlays,
-            lambda: self.calls.homes,
-            self._to_market,
-            entropy,
-            signer_of,
-            work[1],
+            *(machine, lookup_secret, self.overlays, lambda: self.calls.homes),
+            *(self._to_market, entropy, signer_of, work[1]),
         )
         self._finder = Finder(self.overlays, self.offers, records, signatures, signer_of, self.events.append)
         self._handle = 0
@@ -343,5 +345,5 @@ class Discovery:
             "lodgers": self.calls.lodgers,
             "records": sum(len(storage) for storage in self._storages),
             "offers": len(self.offers),
-            "counters": glance.counted(self, *self._cores, *self._storages, self.offers),
+            "counters": dict(sorted(self.counters.items())),
         }

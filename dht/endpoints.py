@@ -63,12 +63,17 @@ def network(endpoint: Endpoint) -> bytes:
 
 
 def scope(endpoint: Endpoint) -> Scope:
-    return _scope(endpoint[:-2])
+    return _nature(endpoint[:-2])[0]
 
 
 @lru_cache(maxsize=4096)
-def _scope(packed: bytes) -> Scope:
+def _nature(packed: bytes) -> tuple[Scope, bool]:
+    """Its scope, and whether it is a unicast address."""
     ip = _ip(packed)
+    return _scope(ip), _unicast(ip)
+
+
+def _scope(ip: IPv4Address | IPv6Address) -> Scope:
     if ip.is_loopback:
         return Scope.HOST
     if ip.is_link_local:
@@ -80,12 +85,10 @@ def usable(endpoint: Endpoint) -> bool:
     """Whether a datagram may be sent there at all: a unicast address and a port."""
     if len(endpoint) not in (IPV4_BYTES, IPV6_BYTES) or endpoint[-2:] == b"\0\0":
         return False
-    return _unicast(endpoint[:-2])
+    return _nature(endpoint[:-2])[1]
 
 
-@lru_cache(maxsize=4096)
-def _unicast(packed: bytes) -> bool:
-    ip = _ip(packed)
+def _unicast(ip: IPv4Address | IPv6Address) -> bool:
     if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
         return False  # the same machine under a second name
     reserved = ip.is_reserved if isinstance(ip, IPv4Address) else False

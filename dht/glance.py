@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Any, Protocol
+from typing import Any
 
 from dht import endpoints
 from dht.endpoints import IPV4_BYTES
@@ -27,16 +26,3 @@ def link(link: LinkState, now_us: int) -> dict[str, Any]:
         "eager": link.eager,
         "score": link.score,
     }
-
-
-class Counting(Protocol):
-    @property
-    def counters(self) -> Counter[str]: ...
-
-
-def counted(*parts: Counting) -> dict[str, int]:
-    """What all of them counted, by its name."""
-    total: Counter[str] = Counter()
-    for part in parts:
-        total += part.counters
-    return dict(sorted(total.items()))

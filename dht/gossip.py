@@ -67,10 +67,11 @@ class Gossip:
         *,
         difficulty: int = DIFFICULTY,
         known: Callable[[Endpoint], Known] = lambda _endpoint: Known.NOT,
+        counters: Counter[str] | None = None,
     ) -> None:
         self.outgoing: list[tuple[bytes, Endpoint]] = []
         self.events: list[Heard] = []
-        self.counters: Counter[str] = Counter()
+        self.counters: Counter[str] = Counter() if counters is None else counters
         self._signatures: Signatures = signatures or Ed25519Signatures()
         self._difficulty = difficulty
         self._links = Links(entropy, now_us, candidates, self._send, self.counters, known)

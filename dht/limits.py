@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+_NOBODY: Final[dict[bytes, int]] = {}  # of all that have nobody yet; never changed
+
 
 class RateLimit:
     """`per_second` and a burst for each key; the least recently seen of `capacity` keys gives way."""
@@ -12,9 +16,11 @@ class RateLimit:
         self._per_second = per_second
         self._burst = burst
         self._capacity = capacity
-        self._full_at: dict[bytes, int] = {}  # when the key's bucket is full again, us; the last seen last
+        self._full_at = _NOBODY  # when the key's bucket is full again, us; the last seen last
 
     def allow(self, key: bytes, now_us: int) -> bool:
+        if self._full_at is _NOBODY:
+            self._full_at = {}
         full_at, cost_us = self._full_at, 1_000_000 // self._per_second
         full_at_us = max(full_at.get(key, 0), now_us) + cost_us
         if full_at_us > now_us + self._burst * cost_us:

@@ -55,8 +55,10 @@ class Market:
 
     __slots__ = ("_expiry", "_known", "_owners", "_probes", "_records", "_secret", "counters")
 
-    def __init__(self, records: Records, entropy: Callable[[int], bytes]) -> None:
-        self.counters: Counter[str] = Counter()
+    def __init__(
+        self, records: Records, entropy: Callable[[int], bytes], counters: Counter[str] | None = None
+    ) -> None:
+        self.counters: Counter[str] = Counter() if counters is None else counters
         self._records = records
         self._secret = entropy(16)
         self._known: list[Record] = []  # by signer; a dict takes four times the memory, and more as it grows

@@ -29,7 +29,7 @@ from dht.questions import Answer, Questions
 from dht.reach import ReachCheck
 from dht.routing import RoutingTable
 from dht.tokens import Tokens
-from dht.upkeep import Upkeep
+from dht.upkeep import Bootstrap, Upkeep
 from dht.whereabouts import Whereabouts
 
 _ANSWERS: Final = (Pong, Nodes, Values, Stored)
@@ -56,10 +56,11 @@ class Overlay:
         outgoing: list[tuple[bytes, Endpoint]] | None = None,
         *,
         serving: bool,
+        counters: Counter[str] | None = None,
     ) -> None:
         self.outgoing: list[tuple[bytes, Endpoint]] = [] if outgoing is None else outgoing
         self.events: list[Outcome] = []
-        self.counters: Counter[str] = Counter()
+        self.counters: Counter[str] = Counter() if counters is None else counters
         self.endpoint_bytes = IPV4_BYTES if family == 4 else IPV6_BYTES
         self.where = Whereabouts(tail, self.endpoint_bytes)
         self.table = RoutingTable(self.where.long_id, now_us // 1_000_000)
@@ -69,6 +70,7 @@ class Overlay:
         self._questions = questions = Questions(entropy, self.outgoing, self.counters)
         self._reach = ReachCheck(questions, self._anybody, self._reach_told)
         self._handoff = Handoff(storage, questions)
+        bootstrap = Bootstrap(questions)
         self._queries = Queries(
             self.table,
             self.where,
@@ -76,11 +78,9 @@ class Overlay:
             questions,
             size,
             self.events,
-            lambda: self.serving,
-            lambda: len(self._upkeep.bootstrap) > 0,
-            lambda: self._upkeep.bootstrap.known,
+            bootstrap,
         )
-        self._upkeep = Upkeep(questions, entropy, self._queries.look, now_us)
+        self._upkeep = Upkeep(questions, bootstrap, entropy, self._queries.look, now_us)
         self._desk = Desk(
             self.table,
             storage,

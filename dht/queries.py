@@ -9,7 +9,7 @@ Handles count from 1; below 0 are the overlay's own lookups, of which nobody is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from dht.answers import Shelf
@@ -20,6 +20,7 @@ from dht.outcomes import Found, Got, Outcome, Put
 from dht.questions import NEVER_US, Questions
 from dht.routing import K, RoutingTable
 from dht.searches import Fetch, Search
+from dht.upkeep import Bootstrap
 from dht.whereabouts import Whereabouts
 
 PARKED_US: Final = 5_000_000  # that a search waits for the first node to be known
@@ -33,18 +34,16 @@ class Queries:
     whether nodes are being called while none is known. `told()`: nodes that we were told of."""
 
     __slots__ = (
+        "_bootstrap",
         "_events",
         "_handle",
-        "_hopeful",
         "_parked",
         "_pausing",
         "_questions",
         "_searches",
-        "_serving",
         "_shelf",
         "_size",
         "_table",
-        "_told",
         "_where",
         "unix",
     )
@@ -57,9 +56,7 @@ class Queries:
         questions: Questions,
         size: int,
         events: list[Outcome],
-        serving: Callable[[], bool],
-        hopeful: Callable[[], bool],
-        told: Callable[[], list[Contact]],
+        bootstrap: Bootstrap,
     ) -> None:
         self.unix = 0  # seconds, as last heard
         self._table = table
@@ -68,9 +65,7 @@ class Queries:
         self._questions = questions
         self._size = size
         self._events = events
-        self._serving = serving
-        self._hopeful = hopeful
-        self._told = told
+        self._bootstrap = bootstrap
         self._searches: dict[int, Search] = {}
         self._pausing: list[Fetch] = []
         self._parked: list[tuple[int, Search]] = []  # until when, which: nobody is known yet
@@ -162,11 +157,11 @@ class Queries:
 
     def _sure(self, target: int) -> list[Contact]:
         """Those whom nobody can have made all of one mind: who we were told of, and some from everywhere."""
-        return [*self._told(), *self._table.spread(target)]
+        return [*self._bootstrap.known, *self._table.spread(target)]
 
     def _start(self, search: Search, now_us: int) -> int:
         self._searches[search.handle] = search
-        if not self._table.size and self._hopeful():
+        if not self._table.size and len(self._bootstrap):
             self._parked.append((now_us + PARKED_US, search))
         elif not isinstance(search, Fetch) or not search.pausing:
             search.go_on(now_us)
@@ -204,7 +199,7 @@ class Queries:
 
     def _keep_here(self, key: bytes, records: Sequence[bytes], close: bool) -> bool | None:
         """None where it is not for us to keep."""
-        if not close or not self._serving():
+        if not close or not self._questions.serving:
             return None
         network = self._where.network
         kept = [self._shelf.put(key, record, network, self.unix) for record in records]

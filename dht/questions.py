@@ -37,7 +37,7 @@ NEVER_US: Final = 1 << 62
 UNDER_WAY: Final = 512
 TOKENS: Final = 64  # of others, that we remember
 _SECOND_BYTES: Final = 4
-_KEPT_BYTES: Final = TOKEN_BYTES + _SECOND_BYTES
+_GIVEN_BYTES: Final = TOKEN_BYTES + _SECOND_BYTES
 TOKEN_S: Final = 270  # theirs hold for five to ten minutes (dht/tokens.py)
 _PAD: Final = bytes(PADDED_BYTES - 54)  # 54 bytes: the shortest Find, with no tail and no token
 
@@ -84,8 +84,6 @@ class Questions:
     __slots__ = (
         "_entropy",
         "_last_us",
-        "_moves",
-        "_places",
         "_random",
         "_tokens",
         "_under_way",
@@ -110,10 +108,15 @@ class Questions:
         self._entropy = entropy
         self._random = b""
         self._under_way: dict[bytes, Question] = {}
-        self._tokens = bytearray()  # of others: each with the second that it came, 8 + 4 bytes
-        self._places: dict[Endpoint, int] = {}  # whose stands where; the oldest first
-        self._moves = 0  # tokens that came since that dict was made
+        # Of others, the oldest first: endpoint ‖ token, 8 bytes ‖ the second that it came, 4 bytes. In one
+        # piece, as a dict of them takes four times the memory. All endpoints are of one family.
+        self._tokens = bytearray()
         self._last_us = 0
+
+    @property
+    def serving(self) -> bool:
+        """Whether we show an id, and so are in others' tables."""
+        return self.tail != b""
 
     # ------------------------------------------------------------------ asking
 
@@ -257,28 +260,36 @@ class Questions:
 
     def token(self, endpoint: Endpoint, now_us: int) -> bytes:
         """What they gave us to show them, empty where we have nothing fresh."""
-        place = self._places.get(endpoint)
-        if place is None:
+        place = self._place(endpoint)
+        if place < 0:
             return b""
-        kept = self._tokens[_KEPT_BYTES * place : _KEPT_BYTES * place + _KEPT_BYTES]
-        if now_us // 1_000_000 - int.from_bytes(kept[TOKEN_BYTES:], "big") >= TOKEN_S:
+        at = place + len(endpoint)
+        token, second = (
+            self._tokens[at : at + TOKEN_BYTES],
+            self._tokens[at + TOKEN_BYTES : at + _GIVEN_BYTES],
+        )
+        if now_us // 1_000_000 - int.from_bytes(second, "big") >= TOKEN_S:
             return b""
-        return bytes(kept[:TOKEN_BYTES])
+        return bytes(token)
 
     def called(self, endpoint: Endpoint, now_us: int) -> bool:
         """Whether we sent something there in the last minutes, as far as we remember."""
         under_way = any(question.endpoint == endpoint for question in self._under_way.values())
         return under_way or self.token(endpoint, now_us) != b""
 
+    def _place(self, endpoint: Endpoint) -> int:
+        """Where in `_tokens` its entry begins; below 0 where it has none."""
+        tokens, size = self._tokens, len(endpoint) + _GIVEN_BYTES
+        place = tokens.find(endpoint)
+        while place > 0 and place % size:
+            place = tokens.find(endpoint, place + 1)
+        return place
+
     def _remember(self, endpoint: Endpoint, token: bytes, now_us: int) -> None:
-        places = self._places
-        place = places.pop(endpoint, None)
-        if place is None:
-            place = len(places) if len(places) < TOKENS else places.pop(next(iter(places)))
-        places[endpoint] = place
-        kept = token + (now_us // 1_000_000).to_bytes(_SECOND_BYTES, "big")
-        self._tokens[_KEPT_BYTES * place : _KEPT_BYTES * place + _KEPT_BYTES] = kept
-        self._moves += 1
-        if self._moves == TOKENS // 4:
-            # What was taken out of a dict keeps its place until the dict grows: anew, it is half as large.
-            self._moves, self._places = 0, dict(places.items())
+        tokens, size = self._tokens, len(endpoint) + _GIVEN_BYTES
+        place = self._place(endpoint)
+        if place >= 0:
+            del tokens[place : place + size]
+        elif len(tokens) >= TOKENS * size:
+            del tokens[:size]
+        tokens += endpoint + token + (now_us // 1_000_000).to_bytes(_SECOND_BYTES, "big")

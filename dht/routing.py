@@ -32,11 +32,12 @@ REPLACEMENTS: Final = 8  # contacts that wait for room, for each bucket
 SILENCES: Final = 2  # questions in a row without an answer: the contact goes
 STALE_S: Final = 900  # a full bucket's oldest is asked whether it lives when it was silent for so long
 LONELY_S: Final = 3600  # a bucket that no lookup went through for an hour is refreshed
+_NOBODY: Final[list[Contact]] = []  # of all buckets where nobody waits, as mostly; never changed
 
 
 class Bucket(KBucket):  # type: ignore[misc]  # kademlia has no types
-    """`nodes` keeps the order in which they came; in the same order stand their `ids`, and in `seen` the
-    second of each one's last proof of life. Lists: for so few, a dict takes more than twice the memory."""
+    """`nodes` keeps the order in which they came; in the same order stands in `seen` the second of each one's
+    last proof of life. A list: for so few, a dict takes more than twice the memory."""
 
     nodes: list[Contact]
     replacement_nodes: list[Contact]
@@ -45,10 +46,14 @@ class Bucket(KBucket):  # type: ignore[misc]  # kademlia has no types
         # Not the parent's: it asks the clock, and has two ordered dicts.
         self.ksize = ksize
         self.nodes = []
-        self.ids: list[bytes] = []
-        self.replacement_nodes = []
+        self.replacement_nodes = _NOBODY
         self.seen = array("i")
         self.looked_s = second
+
+    @property
+    def ids(self) -> list[bytes]:
+        """In the order of `nodes`. Not kept: it would be a third of a bucket's memory."""
+        return [node.id for node in self.nodes]
 
     def get_nodes(self) -> list[Contact]:
         return list(self.nodes)
@@ -63,16 +68,16 @@ class Bucket(KBucket):  # type: ignore[misc]  # kademlia has no types
 
     def append(self, contact: Contact, second: int) -> None:
         self.nodes.append(contact)
-        self.ids.append(contact.id)
         self.seen.append(second)
 
     def remove_node(self, contact: Contact) -> bool:
         """Out of the bucket, or of those that wait; whether it was in the bucket."""
         self.forget_replacement(contact)
-        if contact.id not in self.ids:
+        ids = self.ids
+        if contact.id not in ids:
             return False
-        place = self.ids.index(contact.id)
-        del self.nodes[place], self.ids[place], self.seen[place]
+        place = ids.index(contact.id)
+        del self.nodes[place], self.seen[place]
         return True
 
     def forget_replacement(self, contact: Contact) -> None:
@@ -83,6 +88,8 @@ class Bucket(KBucket):  # type: ignore[misc]  # kademlia has no types
 
     def keep_replacement(self, contact: Contact) -> None:
         """The newest last; the oldest makes room, or one of the same network where that has its share."""
+        if self.replacement_nodes is _NOBODY:
+            self.replacement_nodes = []
         waiting = self.replacement_nodes
         self.forget_replacement(contact)
         alike = [place for place, other in enumerate(waiting) if other.network == contact.network]

@@ -86,12 +86,11 @@ class Search:
         """Of these contacts, those that nobody named before in this lookup, and whose addresses mean to us
         what they mean to who names them."""
         size, before = self._size, self._wires
+        ends = range(size, min(len(joined), NAMED_MOST * size) + size, size)
+        wires = {wire: None for end in ends if (wire := joined[end - size : end]) not in before}
+        before.update(wires)
         found: list[Contact] = []
-        for start in range(0, min(len(joined), NAMED_MOST * size), size):
-            wire = joined[start : start + size]
-            if wire in before:
-                continue
-            before.add(wire)
+        for wire in wires:
             contact = contacts.of(wire) if len(wire) == size else None
             if contact is not None and contact.usable and contact.scope >= by.scope:
                 found.append(contact)

@@ -42,6 +42,12 @@ def hold(record: Record, network: bytes, unix: int) -> Held:
     return Held(record, network, unix)
 
 
+@lru_cache(maxsize=256)
+def alone(held: Held) -> tuple[Held, ...]:
+    """Under most keys lies one record: one object for all those nodes here, too."""
+    return (held,)
+
+
 MAX_WORDS: Final = 4
 MAX_ENTRIES: Final = {Kind.OFFER: 64, Kind.SLUG: 40}
 NETWORK_ENTRIES: Final = 4
@@ -50,6 +56,8 @@ TOGETHER_S: Final = 10  # what a network brings within them it brings together
 
 def place_word(held: Sequence[Held], new: Held, secret: bytes) -> tuple[Held, ...]:
     """The words under a key once `new` has come; without it where it may not stay."""
+    if not held:
+        return alone(new)
     first: dict[bytes, Held] = {}  # each network's newest
     others: list[Held] = []
     for one in (*held, new):

@@ -40,8 +40,10 @@ class Storage:
 
     __slots__ = ("_center", "_count", "_expiry", "_records", "_secret", "_sets", "_shown", "counters")
 
-    def __init__(self, records: Records, entropy: Callable[[int], bytes]) -> None:
-        self.counters: Counter[str] = Counter()
+    def __init__(
+        self, records: Records, entropy: Callable[[int], bytes], counters: Counter[str] | None = None
+    ) -> None:
+        self.counters: Counter[str] = Counter() if counters is None else counters
         self._records = records
         self._secret = entropy(16)
         self._sets: dict[bytes, tuple[Held, ...]] = {}
@@ -119,7 +121,9 @@ class Storage:
 
     def _placed(self, record: Record, network: bytes, unix: int) -> tuple[int, tuple[Held, ...]]:
         """Whether the record would be kept, and what is under its key then."""
-        before = tuple(one for one in self._sets.get(record.key, ()) if unix < one.record.expires)
+        before = self._sets.get(record.key, ())
+        if any(one.record.expires <= unix for one in before):
+            before = tuple(one for one in before if unix < one.record.expires)
         new = sets.hold(record, network, unix)
         place = sets.place_word if record.kind in (Kind.LOCATION, Kind.BUNDLE) else sets.place_entry
         after = place(before, new, self._secret)

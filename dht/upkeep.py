@@ -135,11 +135,12 @@ class Upkeep:
     def __init__(
         self,
         questions: Questions,
+        bootstrap: Bootstrap,
         entropy: Callable[[int], bytes],
         look: Callable[[int, bool, int], None],
         now_us: int,
     ) -> None:
-        self.bootstrap = Bootstrap(questions)
+        self.bootstrap = bootstrap
         self._questions = questions
         self._entropy = entropy
         self._look = look

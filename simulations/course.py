@@ -79,6 +79,7 @@ class Course:
         while self.world.now_us < self.over_us:
             self.world.run(min(self.world.now_us + STEP_US, self.over_us))
             progress()
+        self.world.end()
         for host in self._hosts():
             self.cores.update(self.species.counters(host))
 

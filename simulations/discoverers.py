@@ -7,6 +7,7 @@ verified.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -54,9 +55,13 @@ class _Market(Market):
     __slots__ = ("_tell",)
 
     def __init__(
-        self, records: Records, entropy: Callable[[int], bytes], tell: Callable[[_News], None]
+        self,
+        records: Records,
+        entropy: Callable[[int], bytes],
+        counters: Counter[str],
+        tell: Callable[[_News], None],
     ) -> None:
-        super().__init__(records, entropy)
+        super().__init__(records, entropy, counters)
         self._tell = tell
 
     def learn(self, raw: bytes, unix: int) -> Listing | None:
@@ -83,7 +88,7 @@ class Discoverer(Discovery):
         self.newest: dict[int, int] = {}
         self.published = False
         events: list[Any] = self.events  # a longer union than the product's
-        self.offers = _Market(records, entropy, events.append)
+        self.offers = _Market(records, entropy, self.counters, events.append)
 
     def _on_outcome(self, overlay: Overlay, outcome: Any, now_us: int, unix_us: int) -> None:
         super()._on_outcome(overlay, outcome, now_us, unix_us)

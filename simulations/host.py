@@ -24,8 +24,7 @@ class Core(Protocol):
 class Site:
     """What one line to the internet has behind it: one public host, or a NAT with hosts inside.
 
-    `lot`: 0 to 999,999, who is cut off when a share of all is. `hosts`: by what their datagrams are addressed
-    to in the end, their public endpoint or the one inside."""
+    `lot`: 0 to 999,999, who is cut off when a share of all is. `hosts`: mostly one, so no dict."""
 
     __slots__ = ("access_us", "hosts", "lot", "nat", "region")
 
@@ -34,7 +33,14 @@ class Site:
         self.access_us = access_us
         self.lot = lot
         self.nat = nat
-        self.hosts: dict[Endpoint, Host] = {}
+        self.hosts: list[Host] = []
+
+    def at(self, endpoint: Endpoint) -> Host | None:
+        """Whose a datagram is, by what it is addressed to in the end: a public endpoint or one inside."""
+        for host in self.hosts:
+            if endpoint in (host.endpoint, host.endpoint6):
+                return host
+        return None
 
 
 class Counts:

@@ -44,6 +44,7 @@ class ToySigner:
 class _ToyBundle(KeyBundle):
     """Put together when it is asked for: of its 1,248 bytes all but the signer's 32 are everybody's."""
 
+    __slots__ = ("_public",)
     _public: bytes
 
     def __init__(self, public: bytes) -> None:

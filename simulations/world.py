@@ -10,9 +10,16 @@ Nothing here reads a clock, and nothing that decides is a float or the order of 
 the heap, of its core's deadline; it is put again when the deadline became earlier, or when it has fired.
 
 A world may be run by several processes. Each has all hosts and does all that happens to the world as a whole,
-but has the cores of its own regions alone. For as long as a datagram is under way between two regions at
-least, nobody needs to hear of the others; then datagrams and news change hands (`Exchange`). As neither an
-order nor a host's chance hangs on what other hosts do, it is one course, whoever runs which part of it.
+but has the cores of its own regions alone. Time goes by in rounds, each less than half as long as a datagram
+is under way between regions of two processes:
+
+    round       n               n + 1           n + 2
+                sent in n ─────────────────────▶ arrives here at the earliest
+    after it    give away what was sent in n, take what the others sent in n - 1, so that nobody waits for
+                who is slower in this round alone (`Exchange`)
+
+As neither an order nor a host's chance hangs on what other hosts do, it is one course, whoever runs which
+part of it.
 """
 
 from __future__ import annotations
@@ -31,7 +38,6 @@ from simulations.places import shares, soonest_us
 START_UNIX_US: Final = 1_767_268_800_000_000  # 2026-01-01 12:00 UTC: no day ends in an ordinary run
 SPIN_US: Final = 1_000  # between two ticks of a core at least, unless something came
 NEWS_US: Final = 500_000  # from something's being told to its being known; longer than any way takes
-NEVER_US: Final = 1 << 62
 _TRACE_BYTES: Final = 16
 _TRACES: Final = 1 << 8 * _TRACE_BYTES
 
@@ -47,9 +53,12 @@ class Exchange(Protocol):
     number: int
     count: int
 
-    def swap(self, next_us: int, letters: list[list[Letter]]) -> tuple[int, list[Letter]]:
-        """Give each other process its letters, and take theirs. When anything happens next in all of the
-        world, as far as each knew and said, and the letters for here."""
+    def swap(self, letters: list[list[Letter]]) -> list[Letter]:
+        """A round is over: give each other process its letters, and take those that the others gave away
+        after the round before; none after the first."""
+
+    def end(self) -> None:
+        """There is no further round."""
 
 
 class World:
@@ -76,7 +85,7 @@ class World:
         self._processes = exchange.count if exchange else 1
         self._here = exchange.number if exchange else 0
         self._of = shares(self._processes)
-        self._soonest_us = soonest_us(self._of)
+        self._round_us = (soonest_us(self._of) - 1) // 2
         self._letters: list[list[Letter]] = [[] for _ in range(self._processes)]
 
     # ------------------------------------------------------------------ hosts
@@ -143,9 +152,17 @@ class World:
         if self._exchange is None:
             self._pass(until_us + 1)
         else:
-            while (next_us := self._swap(self._exchange)) <= until_us:
-                self._pass(min(next_us + self._soonest_us, until_us + 1))
+            while self.now_us < until_us:
+                end_us = min(self.now_us + self._round_us, until_us)
+                self._pass(end_us + 1)
+                self.now_us = end_us
+                self._swap(self._exchange)
         self.now_us = until_us
+
+    def end(self) -> None:
+        """Nothing will happen any more."""
+        if self._exchange is not None:
+            self._exchange.end()
 
     @property
     def trace(self) -> str:
@@ -163,18 +180,16 @@ class World:
             self.now_us, _, call, arguments = heappop(heap)
             call(*arguments)
 
-    def _swap(self, exchange: Exchange) -> int:
-        """When anything happens next in all of the world."""
-        under_way = [letter[0] for letters in self._letters for letter in letters]
-        here_us = self._heap[0][0] if self._heap else NEVER_US
-        next_us, arrived = exchange.swap(min([here_us, *under_way]), self._letters)
-        self._letters = [[] for _ in range(self._processes)]
-        for letter in arrived:
+    def _swap(self, exchange: Exchange) -> None:
+        for letter in exchange.swap(self._letters):
             self._take(letter)
-        return next_us
+        self._letters = [[] for _ in range(self._processes)]
 
     def _take(self, letter: Letter) -> None:
         time_us, order, datagram, source, destination = letter
+        sender = self.hosts.get((order >> 32) - 1)
+        if sender is not None and source == sender.endpoint:
+            source = sender.endpoint  # one object for all who keep it
         if destination:
             arguments = (self.network.site_at(destination), datagram, source, destination)
             heappush(self._heap, (time_us, order, self._deliver, arguments))
@@ -187,7 +202,8 @@ class World:
     def _put(
         self, time_us: int, host: Host, site: Site, datagram: bytes, source: Endpoint, destination: Endpoint
     ) -> None:
-        order = _act(host)
+        host.acts = acts = host.acts + 1
+        order = (host.index + 1) << 32 | acts  # as `_act`, whose call would be 1 % of a course
         number = self._of[site.region]
         if number == self._here:
             heappush(self._heap, (time_us, order, self._deliver, (site, datagram, source, destination)))

@@ -1,11 +1,11 @@
 """A course in several processes: this one and its children, each with the cores of some regions.
 
-    this process 0 ── a pipe to each child, one between each two ── children 1 …
-    each pair     next_us, letters ▶   ◀ next_us, letters       msgpack; the lower number speaks first
-    at the end    child ── Share and memory ─▶ this process
+    this process 0 ── a socket to each child, one between each two ── children 1 …
+    after a round     ├ length, 4 bytes ┼ letters, msgpack ┤   to each, from each those of the round before
+    at the end        child ── Share and memory ─▶ this process
 
-In a course all are at the same window of virtual time (simulations/world.py), so nobody ever waits for more
-than one message of each. A child that loses its pipe ends; when this process is done with them, whatever the
+Nobody is more than one round of virtual time ahead (simulations/world.py), so no more than two messages of
+each are under way. A child that loses a socket ends; when this process is done with them, whatever the
 reason, it waits for its children, and ends those that do not come.
 """
 
@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import gc
 import os
+import select
 import signal
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import combinations
@@ -38,41 +40,92 @@ _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 Result = TypeVar("Result")
 MakeSpecies: TypeAlias = Callable[[], Species]
-Line: TypeAlias = "Connection[Any, Any]"
+_Result: TypeAlias = "Connection[Any, Any]"
 
 _ENDED: Final = (
     "one of the processes that run this world has ended: if it said nothing it was killed, mostly because "
     "memory ran out; take fewer nodes, or --processes 1"
 )
 _pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(tuple[int, list[Letter]]).decode
+_unpack = msgspec.msgpack.Decoder(list[Letter]).decode
+_LENGTH_BYTES: Final = 4
+_READ_BYTES: Final = 1 << 18
 
 
-class Pipes:
-    """An Exchange; `lines`: to each other process, by its number."""
+class Line:
+    """A socket to another process, and what came of it that was not asked for yet. Neither side ever waits
+    for the other to read: that one may be waiting for the same."""
 
-    def __init__(self, number: int, count: int, lines: dict[int, Line]) -> None:
-        self.number, self.count = number, count
-        self._lines = sorted(lines.items())
-        self.lines = list(lines.values())
+    def __init__(self, end: socket.socket) -> None:
+        self.socket = end
+        self.open = True
+        self._arrived = bytearray()
 
-    def swap(self, next_us: int, letters: list[list[Letter]]) -> tuple[int, list[Letter]]:
-        """Raises ProcessEnded."""
-        arrived: list[Letter] = []
-        soonest_us = next_us
+    def message(self) -> bytes | None:
+        """The next one, where it is here as a whole."""
+        end = _LENGTH_BYTES + int.from_bytes(self._arrived[:_LENGTH_BYTES], "big")
+        if not _LENGTH_BYTES <= end <= len(self._arrived):
+            return None
+        message = bytes(self._arrived[_LENGTH_BYTES:end])
+        del self._arrived[:end]
+        return message
+
+    def send(self, content: memoryview) -> memoryview:
+        """What there was no room for."""
         try:
-            # Pairs in one order for all, so that no two wait for each other with full pipes.
-            for other, line in self._lines:
-                if self.number < other:
-                    line.send_bytes(_pack((next_us, letters[other])))
-                their_us, theirs = _unpack(line.recv_bytes())
-                if self.number > other:
-                    line.send_bytes(_pack((next_us, letters[other])))
-                soonest_us = min(soonest_us, their_us)
-                arrived += theirs
+            return content[self.socket.send(content, socket.MSG_DONTWAIT) :]
+        except BlockingIOError:
+            return content
+
+    def read(self) -> None:
+        """Wait for anything, and take it."""
+        arrived = self.socket.recv(_READ_BYTES)
+        self.open = bool(arrived)
+        self._arrived += arrived
+
+
+class Lines:
+    """An Exchange; `ends`: sockets to each other process, by its number."""
+
+    def __init__(self, number: int, count: int, ends: dict[int, socket.socket]) -> None:
+        self.number, self.count = number, count
+        self._lines = {other: Line(end) for other, end in ends.items()}
+        self._behind = False  # they have given away letters that we did not take yet
+
+    def swap(self, letters: list[list[Letter]]) -> list[Letter]:
+        """Raises ProcessEnded."""
+        try:
+            for other, line in self._lines.items():
+                content = _pack(letters[other])
+                self._send(line, memoryview(len(content).to_bytes(_LENGTH_BYTES, "big") + content))
+            return self._take()
         except (EOFError, OSError) as error:
             raise ProcessEnded(_ENDED) from error
-        return soonest_us, arrived
+
+    def end(self) -> None:
+        """Raises ProcessEnded."""
+        try:
+            self._take()
+        except (EOFError, OSError) as error:
+            raise ProcessEnded(_ENDED) from error
+
+    def _take(self) -> list[Letter]:
+        arrived: list[Letter] = []
+        if self._behind:
+            for line in self._lines.values():
+                while (message := line.message()) is None:
+                    if not line.open:
+                        raise EOFError
+                    line.read()
+                arrived += _unpack(message)
+        self._behind = True
+        return arrived
+
+    def _send(self, line: Line, content: memoryview) -> None:
+        while content := line.send(content):
+            readable = {each.socket: each for each in self._lines.values() if each.open}
+            for end in select.select(list(readable), [line.socket], [])[0]:
+                readable[end].read()
 
 
 class Meter:
@@ -105,33 +158,30 @@ class Crew:
         self._scenario, self._species = scenario, species
         # Forked, as nothing runs here yet: a spawned one comes with a process of multiprocessing's own.
         context = get_context("fork")
-        lines: list[dict[int, Line]] = [{} for _ in range(count)]
+        ends: list[dict[int, socket.socket]] = [{} for _ in range(count)]
         for one, other in combinations(range(count), 2):
-            lines[one][other], lines[other][one] = context.Pipe()
+            ends[one][other], ends[other][one] = socket.socketpair()
         results = [context.Pipe(duplex=False) for _ in range(1, count)]
-        self.exchange = Pipes(0, count, lines[0]) if count > 1 else None
-        self._own: list[Line] = [*lines[0].values(), *(mine for mine, _ in results)]
-        self._results: list[Line] = [mine for mine, _ in results]
-        self._all = [line for each in lines for line in each.values()]
-        self._all += [line for ends in results for line in ends]
+        self.exchange = Lines(0, count, ends[0]) if count > 1 else None
+        self._results: list[_Result] = [mine for mine, _ in results]
+        self._own: list[socket.socket | _Result] = [*ends[0].values(), *self._results]
+        self._all = [end for each in ends for end in each.values()] + [end for two in results for end in two]
         self.children = [
-            context.Process(
-                target=self._child, args=(Pipes(number, count, lines[number]), theirs), daemon=True
-            )
+            context.Process(target=self._child, args=(number, ends[number], theirs), daemon=True)
             for number, (_, theirs) in enumerate(results, 1)
         ]
 
     def __enter__(self) -> Crew:
         for child in self.children:
             child.start()
-        for line in self._all:
-            if line not in self._own:
-                line.close()  # the children's alone now: when one ends, who listens hears of it
+        for end in self._all:
+            if end not in self._own:
+                end.close()  # the children's alone now: when one ends, who listens hears of it
         return self
 
     def __exit__(self, *_error: object) -> None:
-        for line in self._own:
-            line.close()
+        for end in self._own:
+            end.close()
         for child in self.children:
             child.join(_END_S)
             if child.is_alive():
@@ -142,15 +192,16 @@ class Crew:
         """Of each child, when its course is over: what it saw, and its memory by minutes. Raises
         ProcessEnded."""
         try:
-            return [line.recv() for line in self._results]
+            return [result.recv() for result in self._results]
         except (EOFError, OSError) as error:
             raise ProcessEnded(_ENDED) from error
 
-    def _child(self, exchange: Pipes, result: Line) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's goes to all; the pipes' end is ours
-        for line in self._all:
-            if line is not result and line not in exchange.lines:
-                line.close()
+    def _child(self, number: int, ends: dict[int, socket.socket], result: _Result) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's goes to all; the sockets' end is ours
+        for end in self._all:
+            if end is not result and end not in ends.values():
+                end.close()
+        exchange = Lines(number, len(self.children) + 1, ends)
         meter = Meter()
         course = Course(self._scenario, self._species(), exchange)
         with suppress(ProcessEnded):

@@ -28,9 +28,10 @@ def run(
     count = processes.suited(scenario, count)
     began_s = time.perf_counter()
     with processes.Crew(scenario, species, count) as crew:
-        meter = processes.Meter()
-        course, screen = Course(scenario, species(), crew.exchange), Screen(console, count)
-        with screen.live(course):
+        screen = Screen(console, count)
+        with screen.live(scenario):
+            meter = processes.Meter()  # the screen is no part of what a course takes
+            course = Course(scenario, species(), crew.exchange)
             processes.run(course, meter, lambda: screen.show(course))
         for share, memory in crew.shares():
             course.absorb(share)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 
 from simulations.course import Course
-from simulations.scenario import MINUTE_US, SECOND_US
+from simulations.scenario import MINUTE_US, SECOND_US, Scenario
 
 _PER_SECOND = 4  # redraws
 
@@ -27,8 +27,7 @@ class Screen:
         self._minute = 0
 
     @contextmanager
-    def live(self, course: Course) -> Iterator[None]:
-        scenario = course.scenario
+    def live(self, scenario: Scenario) -> Iterator[None]:
         title = f"{scenario.name}: {scenario.nodes:,} nodes, {scenario.minutes} minutes, seed {scenario.seed}"
         self._began_s = self._drawn_s = time.monotonic()
         self._minute = 0
@@ -44,7 +43,8 @@ class Screen:
             TimeRemainingColumn(elapsed_when_finished=True),
         )
         with Progress(*columns, console=self._console, transient=True, auto_refresh=False) as self._progress:
-            self._task = self._progress.add_task(title, total=course.over_us, now="")
+            self._task = self._progress.add_task(title, total=None, now="")
+            self._progress.refresh()
             yield
         self._progress = None
 
@@ -54,7 +54,13 @@ class Screen:
         if self._progress is not None:
             if now_s - self._drawn_s >= 1 / _PER_SECOND:
                 self._drawn_s = now_s
-                self._progress.update(self._task, completed=now_us, now=self._text(course), refresh=True)
+                self._progress.update(
+                    self._task,
+                    total=course.over_us,
+                    completed=now_us,
+                    now=self._text(course),
+                    refresh=True,
+                )
         elif now_us // MINUTE_US > self._minute:
             self._minute = now_us // MINUTE_US
             line = f"{now_s - self._began_s:6.1f} s  {self._text(course)}"

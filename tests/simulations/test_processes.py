@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 from io import StringIO
+from socket import socket, socketpair
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from simulations import scenario
 from simulations.discoverers import Discoverers
 from simulations.errors import ProcessEnded, ScenarioError
 from simulations.sim import processes, runner
+from simulations.world import Letter
 from tests.simulations.test_sim import ROUGH
 from tests.toys import Toys
 
@@ -103,3 +106,35 @@ def test_what_is_run_apart_gives_its_result_or_its_error() -> None:
         processes.apart(fail)
     with pytest.raises(ProcessEnded):
         processes.apart(os._exit, 3)
+
+
+def test_two_who_have_more_to_say_than_a_socket_holds_do_not_wait_for_each_other() -> None:
+    one, other = socketpair()
+    much = [(number, number, bytes(60_000), b"source", b"destination") for number in range(100)]
+    taken: dict[int, list[Letter]] = {}
+
+    def speak(number: int, end: socket) -> None:
+        lines = processes.Lines(number, 2, {1 - number: end})
+        assert lines.swap([much, much]) == [], "of the round before, and there was none"
+        taken[number] = lines.swap([[], []])
+        lines.end()
+
+    with one, other:
+        speakers = [Thread(target=speak, args=each, daemon=True) for each in ((0, one), (1, other))]
+        for speaker in speakers:
+            speaker.start()
+        for speaker in speakers:
+            speaker.join(20)
+    assert taken == {0: much, 1: much}
+
+
+def test_who_is_alone_all_of_a_sudden_says_so() -> None:
+    one, other = socketpair()
+    lines = processes.Lines(0, 2, {1: one})
+    with one:
+        assert lines.swap([[], []]) == []
+        other.close()
+        with pytest.raises(ProcessEnded, match="take fewer nodes"):
+            lines.end()
+        with pytest.raises(ProcessEnded, match="take fewer nodes"):
+            lines.swap([[], []])
