@@ -1,7 +1,7 @@
 """Half-blocks: what a machine says it has earned or spent, in one chain of its own.
 
-    block   ├ msgpack [version 1, author 32, key 32, number, previous 32, partner 32, answers 32,
-                       tunnel_id 16, voucher 32, delta, zeqond] ┼ signature 64 ┤
+    block   ├ msgpack [version 1, author 32, key 32, number, previous 32, answers 32, partner 32,
+                       partner_key 32, tunnel_id 16, voucher 32, delta, zeqond] ┼ signature 64 ┤
     hash    SHA-256(label ‖ block)
     fork    ├ length of one 2 ┼ one ┼ other ┤
 
@@ -11,8 +11,9 @@
 
 `delta` is in millionths of a ZEQ: below 0 for who paid. The payer's block uses up its number as soon as it is
 signed; the payee's, which answers it, is a block of its own, so a partner that never signs freezes nothing. A
-pair counts when both are there and say the same of one tunnel with opposite signs: so the sum over all pairs
-is 0 whatever anybody writes. Two blocks with one number by one author prove to anybody that it lies.
+pair counts when both are there, each by the key that the other names, and say the same of one tunnel with
+opposite signs: so the sum over all pairs is 0 whatever anybody writes. Two blocks with one number by one
+author prove to anybody that it lies.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from node.settlement.vouchers import HASH_BYTES, TUNNEL_ID_BYTES
 
 VERSION: Final = 1
 LABEL: Final = b"zeqnode half-block v1"
+_VOUCHER_LABEL: Final = b"zeqnode voucher hash v1"
 NOTHING: Final = bytes(HASH_BYTES)
 """As `previous` of a chain's first block, and as `answers` of a block that answers none."""
 MAX_NUMBER: Final = 2**40
@@ -52,8 +54,9 @@ class _Signed(msgspec.Struct, array_like=True, frozen=True, kw_only=True, gc=Fal
     key: _Hash
     number: Annotated[int, Meta(ge=1, le=MAX_NUMBER)]
     previous: _Hash
-    partner: _MachineId
     answers: _Hash
+    partner: _MachineId
+    partner_key: _Hash
     tunnel_id: Annotated[bytes, Meta(min_length=TUNNEL_ID_BYTES, max_length=TUNNEL_ID_BYTES)]
     voucher: _Hash
     delta: Annotated[int, Meta(ge=-MAX_AMOUNT, le=MAX_AMOUNT)]
@@ -89,7 +92,8 @@ class Block(msgspec.Struct, frozen=True, dict=True):
         return (
             mine.answers == other.hash
             and theirs.answers == NOTHING
-            and (mine.author, mine.partner) == (theirs.partner, theirs.author)
+            and (mine.author, mine.key) == (theirs.partner, theirs.partner_key)
+            and (mine.partner, mine.partner_key) == (theirs.author, theirs.key)
             and (mine.tunnel_id, mine.voucher, mine.delta)
             == (theirs.tunnel_id, theirs.voucher, -theirs.delta)
             and theirs.delta <= 0
@@ -107,10 +111,17 @@ class Party(msgspec.Struct, frozen=True, kw_only=True):
     signer: Signer
 
 
+class Partner(msgspec.Struct, frozen=True, kw_only=True):
+    """With whom: machine_id and Ed25519 key, 32 bytes each, as its key bundle has them."""
+
+    machine_id: bytes
+    key: bytes
+
+
 def propose(
     party: Party,
     before: Block | None,
-    partner: bytes,
+    partner: Partner,
     tunnel_id: bytes,
     voucher: bytes,
     amount: int,
@@ -118,17 +129,18 @@ def propose(
 ) -> Block:
     """The payer's half: it has spent `amount` (millionths of a ZEQ) on this tunnel, as this voucher (32 bytes
     of hash) says. `before`: the last block of its own chain."""
-    return _write(party, before, partner, NOTHING, tunnel_id, voucher, -amount, zeqond)
+    return _write(party, before, NOTHING, partner, tunnel_id, voucher, -amount, zeqond)
 
 
 def accept(party: Party, before: Block | None, proposal: Block, zeqond: int) -> Block:
     """The payee's half. Raises BadBlock where the proposal is none that is for this party."""
     said = proposal.said
-    if said.partner != party.machine_id or said.answers != NOTHING or said.delta > 0:
+    us = (party.machine_id, party.signer.public)
+    if (said.partner, said.partner_key) != us or said.answers != NOTHING or said.delta > 0:
         raise BadBlock("not a proposal to us")
-    return _write(
-        party, before, said.author, proposal.hash, said.tunnel_id, said.voucher, -said.delta, zeqond
-    )
+    partner = Partner(machine_id=said.author, key=said.key)
+    amount = -said.delta
+    return _write(party, before, proposal.hash, partner, said.tunnel_id, said.voucher, amount, zeqond)
 
 
 def read(data: bytes) -> Block:
@@ -174,8 +186,8 @@ def read_fork(data: bytes, signatures: Signatures) -> tuple[Block, Block]:
 def _write(
     party: Party,
     before: Block | None,
-    partner: bytes,
     answers: bytes,
+    partner: Partner,
     tunnel_id: bytes,
     voucher: bytes,
     delta: int,
@@ -186,8 +198,9 @@ def _write(
         key=party.signer.public,
         number=before.said.number + 1 if before else 1,
         previous=before.hash if before else NOTHING,
-        partner=partner,
         answers=answers,
+        partner=partner.machine_id,
+        partner_key=partner.key,
         tunnel_id=tunnel_id,
         voucher=voucher,
         delta=delta,
@@ -195,3 +208,8 @@ def _write(
     )
     signed = _encode(said)
     return Block(signed + party.signer.sign(LABEL, signed), said)
+
+
+def voucher_hash(voucher: bytes) -> bytes:
+    """32 bytes, by which a block names a voucher with its signature."""
+    return sha256(_VOUCHER_LABEL + voucher).digest()

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from crypto.identity import verify
 from dht.signatures import Ed25519Signatures
 from node.settlement import blocks
-from node.settlement.blocks import BLOCK_BYTES, MAX_NUMBER, NOTHING, BadBlock, Block, Party
+from node.settlement.blocks import BLOCK_BYTES, MAX_NUMBER, NOTHING, BadBlock, Block, Partner, Party
 from node.settlement.terms import MAX_AMOUNT
 from tests.dht.record_kit import ToySignatures, ToySigner, machine, signer
 
@@ -28,8 +28,12 @@ def party(number: int) -> Party:
     return Party(machine_id=machine(number).machine_id, signer=signer(number))
 
 
+def partner(number: int) -> Partner:
+    return Partner(machine_id=machine(number).machine_id, key=machine(number).bundle.ed25519)
+
+
 def a_pair(amount: int = 50, before: Block | None = None) -> tuple[Block, Block]:
-    spent = blocks.propose(party(1), before, party(2).machine_id, TUNNEL, VOUCHER, amount, 1_000)
+    spent = blocks.propose(party(1), before, partner(2), TUNNEL, VOUCHER, amount, 1_000)
     return spent, blocks.accept(party(2), None, spent, 1_001)
 
 
@@ -46,16 +50,17 @@ def changed(block: Block, **fields: object) -> Block:
 def test_a_block_is_laid_out_as_drawn() -> None:
     spent, earned = a_pair()
     one, two = party(1).machine_id, party(2).machine_id
+    key_of_one, key_of_two = machine(1).bundle.ed25519, machine(2).bundle.ed25519
     assert msgpack.unpackb(spent.raw[:-64]) == [
-        *(1, one, machine(1).bundle.ed25519, 1, NOTHING, two, NOTHING, TUNNEL, VOUCHER, -50, 1_000),
+        *(1, one, key_of_one, 1, NOTHING, NOTHING, two, key_of_two, TUNNEL, VOUCHER, -50, 1_000),
     ]
     assert msgpack.unpackb(earned.raw[:-64]) == [
-        *(1, two, machine(2).bundle.ed25519, 1, NOTHING, one, spent.hash, TUNNEL, VOUCHER, 50, 1_001),
+        *(1, two, key_of_two, 1, NOTHING, spent.hash, one, key_of_one, TUNNEL, VOUCHER, 50, 1_001),
     ]
     verify(machine(1).bundle.ed25519, b"zeqnode half-block v1", spent.raw[:-64], spent.raw[-64:])
     assert spent.hash == sha256(b"zeqnode half-block v1" + spent.raw).digest()
     found = sha256(spent.raw + earned.raw).hexdigest()
-    assert found == "f442ebded53de62293d99fafad971fa50f15f7f9146104fb353bb591f17d2aa4"
+    assert found == "82d6651fca0bfda200f63d3d40143b767caa41f96e3ad13de11360ed631f7d18"
 
 
 def test_what_was_written_is_read_and_holds() -> None:
@@ -85,7 +90,7 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
             attempt(data)
 
 
-@pytest.mark.parametrize("place", range(11))
+@pytest.mark.parametrize("place", range(12))
 @pytest.mark.parametrize("value", [2**63, -(2**62) - 1, 1.0, True, "1", None, b"", [], bytes(33)])
 def test_extremes_are_no_block(place: int, value: object) -> None:
     fields = msgpack.unpackb(a_pair()[0].raw[:-64])
@@ -113,7 +118,7 @@ def test_a_block_follows_only_the_one_before_it() -> None:
     assert not second.follows(second)
     assert not changed(second, number=3).follows(first)
     assert not changed(second, previous=NOTHING).follows(first)
-    theirs = blocks.propose(party(3), first, party(2).machine_id, TUNNEL, VOUCHER, 1, 1_000)
+    theirs = blocks.propose(party(3), first, partner(2), TUNNEL, VOUCHER, 1, 1_000)
     assert not theirs.follows(first), "another author's chain"
 
 
@@ -136,6 +141,8 @@ def test_a_pair_says_the_same_with_opposite_signs() -> None:
         {"answers": NOTHING},
         {"partner": b"x" * 32},
         {"author": b"x" * 32},
+        {"key": b"x" * 32},
+        {"partner_key": b"x" * 32},
     ],
 )
 def test_what_differs_in_anything_is_no_pair(fields: dict[str, object]) -> None:
@@ -173,7 +180,8 @@ class Market(RuleBasedStateMachine):
         if payer != payee:
             chain = self.chains[payer]
             before = chain[-1] if chain else None
-            to = self.parties[payee].machine_id
+            other = self.parties[payee]
+            to = Partner(machine_id=other.machine_id, key=other.signer.public)
             tunnel_id = len(self.proposals).to_bytes(16, "big")
             made = blocks.propose(self.parties[payer], before, to, tunnel_id, VOUCHER, amount, 7)
             chain.append(made)
@@ -226,7 +234,7 @@ def test_two_blocks_with_one_number_prove_themselves() -> None:
 def test_what_is_no_fork_proves_nothing() -> None:
     first, _ = a_pair()
     second, _ = a_pair(50, first)
-    theirs = blocks.propose(party(3), None, party(2).machine_id, TUNNEL, VOUCHER, 1, 1_000)
+    theirs = blocks.propose(party(3), None, partner(2), TUNNEL, VOUCHER, 1, 1_000)
     for one, other in ((first, first), (first, second), (first, theirs)):
         with pytest.raises(BadBlock, match="not two blocks with one number"):
             blocks.read_fork(blocks.fork(one, other), SIGNATURES)
