@@ -10,13 +10,14 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from simulations.bench import contenders, crypto, trials
+from simulations.bench import contenders, crypto, trials, vouchers
 from simulations.bench.contenders import Contender, ours
 from simulations.bench.runner import Json, Save, run
 from simulations.bench.setting import Family, Setting, Wire
 
 command = App(name="bench", help_format="plaintext")
 command.command(crypto.command, name="crypto")
+command.command(vouchers.command, name="vouchers")
 
 
 @command.default
