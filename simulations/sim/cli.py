@@ -137,11 +137,11 @@ def scale(
     console.print(table.sizes(reports, _SCALE_KEYS))
     growth = _growth(reports)
     for is_little, words in growth:
-        console.print(f"{'✔' if is_little else '✘'} {words}; at most {_MOST_GROWTH} × is asked for.")
+        console.print(words if is_little is None else f"{'✔' if is_little else '✘'} {words}")
     _keep(console, save, {"report.json": runner.as_json(reports), "report.html": page.sizes_page(reports)})
     if as_json:
         print(runner.as_json(reports), end="")
-    return 0 if all(is_little for is_little, _ in growth) else 1
+    return 1 if any(is_little is False for is_little, _ in growth) else 0
 
 
 @command.command(name="list")
@@ -166,18 +166,23 @@ def list_(*, as_json: Json = False) -> None:
     Console().print(table)
 
 
-def _growth(reports: list[dict[str, Any]]) -> list[tuple[bool, str]]:
-    """Of each pair in which one has ten times the nodes of the other: whether it is little, and in words."""
+def _growth(reports: list[dict[str, Any]]) -> list[tuple[bool | None, str]]:
+    """Of each pair in which one has ten times the nodes of the other, in words. Of the largest: whether it is
+    little. Few nodes all know each other, so from them on the first step is always a large one."""
     by_nodes = {report["scenario"]["nodes"]: report["figures"]["messages_per_lookup"] for report in reports}
-    found = []
+    found: list[tuple[bool | None, str]] = []
     for nodes, few in by_nodes.items():
         many = by_nodes.get(10 * nodes)
         sizes = f"from {nodes:,} to {10 * nodes:,} nodes"
         if few and many:
-            is_little = many <= _MOST_GROWTH * few
-            found.append((is_little, f"messages of a lookup grow {many / few:.2f} × {sizes}"))
+            words = f"messages of a lookup grow {many / few:.2f} × {sizes}"
+            if 10 * nodes == max(by_nodes):
+                is_little = many <= _MOST_GROWTH * few
+                found.append((is_little, f"{words}; at most {_MOST_GROWTH} × is asked for."))
+            else:
+                found.append((None, f"{words}."))
         elif 10 * nodes in by_nodes:
-            found.append((False, f"no lookup of the one took messages {sizes}: take larger --sizes"))
+            found.append((False, f"no lookup of the one took messages {sizes}: take larger --sizes."))
     return found
 
 

@@ -296,11 +296,24 @@ def test_scale_compares_sizes(tmp_path: Path) -> None:
 def test_growth_is_judged_in_words(few: float, many: float, is_little: bool, words: str) -> None:
     reports = [
         {"scenario": {"nodes": nodes}, "figures": {"messages_per_lookup": messages}}
-        for nodes, messages in ((100, few), (1000, many), (5000, 9.0))
+        for nodes, messages in ((100, few), (1000, many), (500, 9.0))
     ]
     [(found, said)] = cli._growth(reports)
     assert found is is_little
     assert words in said
+
+
+def test_only_the_largest_step_is_judged() -> None:
+    reports = [
+        {"scenario": {"nodes": nodes}, "figures": {"messages_per_lookup": messages}}
+        for nodes, messages in ((100, 7.0), (1000, 12.9), (10_000, 19.1))
+    ]
+    first, second = cli._growth(reports)
+    assert first == (None, "messages of a lookup grow 1.84 × from 100 to 1,000 nodes.")
+    assert second == (
+        True,
+        "messages of a lookup grow 1.48 × from 1,000 to 10,000 nodes; at most 1.6 × is asked for.",
+    )
 
 
 @pytest.mark.parametrize(
