@@ -23,11 +23,13 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Final, NamedTuple
 
 from cyclopts import App, Parameter
+from cyclopts.validators import Number
 from rich.console import Console
 from rich.table import Table
 
 from crypto.identity import SIGNATURE_BYTES, MachineKeys
 from dht.signatures import Ed25519Signatures, MachineSigner, Signatures
+from node.errors import Usage
 from node.ledger import Ledger
 from node.settlement import vouchers
 from node.settlement.blocks import Party
@@ -92,7 +94,7 @@ class _Payers:
     def sign(self, sequence: int) -> list[bytes]:
         signers = map(MachineSigner, self._keys)
         return [
-            vouchers.write(tunnel, sequence, sequence * 8_000_000, 0, sequence % 1000, signer)
+            vouchers.write(tunnel, sequence, sequence * 8_000_000, 0, 1, signer)
             for tunnel, signer in zip(self.tunnels, signers, strict=True)
         ]
 
@@ -113,7 +115,7 @@ class _Payers:
 def bench(
     *,
     seconds: Annotated[float, Parameter(help="How long to measure, roughly.")] = 10.0,
-    batch: Annotated[int, Parameter(help="Vouchers that come together.")] = 256,
+    batch: Annotated[int, Parameter(help="Vouchers that come together.", validator=Number(gte=1))] = 256,
     folder: Annotated[
         Path, Parameter(help="On whose disk to write; a file is made there and removed.")
     ] = Path(),
@@ -125,6 +127,10 @@ def bench(
 
     Example: zeqnode bench vouchers --seconds 20 --batch 64
     """
+    if not folder.is_dir():
+        raise Usage(
+            f"--folder {folder}: there is no such folder; name one that is there, on the disk to measure."
+        )
     result = measure(seconds, batch, folder)
     if as_json:
         print(json.dumps(report(result), indent=2))

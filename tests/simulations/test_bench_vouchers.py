@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from dht.signatures import Ed25519Signatures
+from node.errors import Usage
 from simulations.bench import vouchers as bench
 
 
@@ -38,3 +39,15 @@ def test_a_relays_checks_are_the_real_ones() -> None:
     second = payers.check(payers.sign(2), first, Ed25519Signatures())
     assert [voucher.sequence for voucher in second] == [2, 2]
     payers.verify(payers.sign(3))
+
+
+def test_it_goes_on_for_as_long_as_one_likes() -> None:
+    """A round a voucher: also after more rounds than a tunnel has zeqonds."""
+    payers = bench._Payers(1)
+    before = payers.check(payers.sign(1_000), [None], Ed25519Signatures())
+    assert payers.check(payers.sign(1_001), before, Ed25519Signatures())[0].sequence == 1_001
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(Usage, match="there is no such folder; name one"):
+        bench.bench(seconds=0, batch=1, folder=tmp_path / "nowhere")
