@@ -1,7 +1,7 @@
 """The ledger: vouchers that were taken or given, and chains of half-blocks, in one SQLite file.
 
     vouchers   tunnel_id, given │ sequence amount payer payee raw     the newest of each tunnel, each way
-    blocks     key, number      │ hash answers voucher raw            our chain, and what we know of others'
+    blocks     key, number      │ hash answers tunnel_id raw          our chain, and what we know of others'
     forks      key              │ proof                               who gave one number to two blocks
 
 What a method has returned is on the disk. Our own chain grows by signing, and a number that was signed for
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from crypto.errors import LocalFault
 from dht.signatures import Signatures
 from node.database import Database
 from node.errors import StateDamaged
@@ -32,9 +33,9 @@ _MIGRATIONS: Final = (
             PRIMARY KEY (tunnel_id, given)) STRICT, WITHOUT ROWID""",
         """CREATE TABLE blocks (
             key BLOB NOT NULL, number INTEGER NOT NULL, hash BLOB NOT NULL UNIQUE, answers BLOB NOT NULL,
-            voucher BLOB NOT NULL, raw BLOB NOT NULL, PRIMARY KEY (key, number)) STRICT, WITHOUT ROWID""",
+            tunnel_id BLOB NOT NULL, raw BLOB NOT NULL, PRIMARY KEY (key, number)) STRICT, WITHOUT ROWID""",
         "CREATE INDEX by_answer ON blocks (answers)",
-        "CREATE INDEX by_voucher ON blocks (voucher)",
+        "CREATE INDEX by_tunnel ON blocks (tunnel_id)",
         "CREATE TABLE forks (key BLOB PRIMARY KEY, proof BLOB NOT NULL) STRICT, WITHOUT ROWID",
     ),
 )
@@ -102,13 +103,16 @@ class Ledger:
     # ------------------------------------------------------------------ our chain
 
     def spend(self, voucher: bytes, payee_key: bytes, zeqond: int) -> Block:
-        """Our half for the last voucher (its bytes) of a tunnel that we paid; the same one for the same."""
+        """Our half for the last voucher (its bytes) of a tunnel that we paid; the same one for the same.
+        Vouchers are sums since the tunnel began, so it is settled once: raises LocalFault for another one."""
         read = vouchers.read(voucher)
         digest = blocks.voucher_hash(voucher)
         with self._db.transaction():
-            query = "SELECT raw FROM blocks WHERE key = ? AND voucher = ?"
-            for row in self._db.rows(query, self._party.signer.public, digest):
-                return blocks.read(row["raw"])
+            known = self._settled(read.tunnel_id)
+            if known is not None and known.said.voucher != digest:
+                raise LocalFault("this tunnel is settled already, by another voucher")
+            if known is not None:
+                return known
             to = Partner(machine_id=read.payee, key=payee_key)
             made = blocks.propose(self._party, self.head(), to, read.tunnel_id, digest, read.amount, zeqond)
             self._insert(made)
@@ -125,9 +129,11 @@ class Ledger:
             raise BadBlock("not what the voucher says")
         self.learn(proposal)
         with self._db.transaction():
-            for known in self._answers(proposal):
-                if known.said.key == self._party.signer.public:
-                    return known
+            known = self._settled(said.tunnel_id)
+            if known is not None and known.said.answers != proposal.hash:
+                raise BadBlock("this tunnel is settled already")
+            if known is not None:
+                return known
             made = blocks.accept(self._party, self.head(), proposal, zeqond)
             self._insert(made)
         return made
@@ -219,9 +225,15 @@ class Ledger:
         rows = self._db.rows("SELECT raw FROM blocks WHERE answers = ? ORDER BY number", block.hash)
         return [blocks.read(row["raw"]) for row in rows]
 
+    def _settled(self, tunnel_id: bytes) -> Block | None:
+        """Our block about a tunnel."""
+        query = "SELECT raw FROM blocks WHERE key = ? AND tunnel_id = ?"
+        rows = self._db.rows(query, self._party.signer.public, tunnel_id)
+        return blocks.read(rows[0]["raw"]) if rows else None
+
     def _insert(self, block: Block) -> None:
         key, number = block.place
-        values = (key, number, block.hash, block.said.answers, block.said.voucher, block.raw)
+        values = (key, number, block.hash, block.said.answers, block.said.tunnel_id, block.raw)
         self._db.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?)", *values)
 
 

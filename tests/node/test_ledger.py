@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crypto.errors import LocalFault
 from node.errors import StateDamaged
 from node.ledger import Account, Ledger, Verified
 from node.settlement import blocks, vouchers
@@ -103,6 +104,23 @@ def test_asking_again_signs_nothing_new(tmp_path: Path) -> None:
         assert two.earn(spent, raw, key(1), 10) == earned
         assert one.head() == spent
         assert two.head() == earned
+
+
+def test_a_tunnel_is_settled_once(tmp_path: Path) -> None:
+    """Its vouchers are sums since it began: two of them would count the first one twice."""
+    first, second = a_voucher(GB, 1), a_voucher(2 * GB, 2)
+    with opened(tmp_path / "one", 1) as one, opened(tmp_path / "two", 2) as two:
+        settle(one, two, first)
+        with pytest.raises(LocalFault, match="settled already"):
+            one.spend(second, key(2), 9)
+        to = Partner(machine_id=party(2).machine_id, key=key(2))
+        read = vouchers.read(second)
+        again = blocks.propose(
+            party(1), one.head(), to, read.tunnel_id, blocks.voucher_hash(second), read.amount, 9
+        )
+        with pytest.raises(BadBlock, match="settled already"):
+            two.earn(again, second, key(1), 9)
+        assert two.accounts() == [Account(party(1).machine_id, 50 * MILLIONTHS, 0)]
 
 
 def test_a_partner_that_never_signs_freezes_nothing(tmp_path: Path) -> None:
