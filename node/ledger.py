@@ -96,9 +96,14 @@ class Ledger:
 
     def voucher(self, tunnel_id: bytes, *, given: bool) -> Voucher | None:
         """The newest of a tunnel that we gave, or took."""
+        raw = self.raw_voucher(tunnel_id, given=given)
+        return vouchers.read(raw) if raw else None
+
+    def raw_voucher(self, tunnel_id: bytes, *, given: bool) -> bytes:
+        """The same with its signature; empty: there is none."""
         query = "SELECT raw FROM vouchers WHERE tunnel_id = ? AND given = ?"
         rows = self._db.rows(query, tunnel_id, given)
-        return vouchers.read(rows[0]["raw"]) if rows else None
+        return bytes(rows[0]["raw"]) if rows else b""
 
     # ------------------------------------------------------------------ our chain
 

@@ -79,10 +79,11 @@ class Payer:
         self._sent, self._received, self._zeqonds = sent, received, zeqonds
 
     def stated(self, statement: Statement) -> None:
-        """Raises OverMetered: end the tunnel, its meter is not to be trusted. A clock that is ahead of ours
-        is no fault, but we pay by our own."""
+        """Raises OverMetered where more than a window is claimed that was never sent: end the tunnel, its
+        meter is not to be trusted. Less than that may be our own meter, which is read now and then; it is
+        paid when that has it. A clock ahead of ours is no fault, but we pay by our own."""
         sent = self._sent_before + self._sent
-        if statement.up > sent:
+        if statement.up > sent + LEAST_WINDOW_BYTES:
             raise OverMetered(f"{statement.up:,} bytes received of {sent:,} sent")
         if self._resumed:
             self._resumed = False
@@ -98,6 +99,11 @@ class Payer:
             return up + down > 0 or zeqonds >= EVERY_ZEQONDS
         carried = up + down - before.up - before.down
         return carried >= EVERY_BYTES or zeqonds - before.zeqonds >= EVERY_ZEQONDS
+
+    def owes(self) -> bool:
+        """Whether there is anything to sign for."""
+        up, down, zeqonds = self._counted()
+        return self.last is not None or self.tunnel.terms.final(up + down, zeqonds) > 0
 
     def spent_up(self) -> bool:
         """Whether the next voucher would pass the budget, or what a tunnel may carry: time to end it."""
@@ -118,14 +124,15 @@ class Payer:
         sequence = self.last.sequence + 1 if self.last else 1
         raw = vouchers.write(self.tunnel, sequence, up, down, zeqonds, self._signer, final=final)
         written = vouchers.read(raw)
-        if not written.follows(self.last):
-            return None  # the last one was the seeds' sum, which covers this
+        if not written.follows(self.last) or written.says_the_same(self.last):
+            return None  # the last one was the seeds' sum, which covers this, or there is nothing new
         self.last = written
         return raw
 
     def _counted(self) -> tuple[int, int, int]:
         """Up, down, zeqonds, none below what was signed already."""
-        up, down = self._stated.up, self._received_before + self._received
+        up = min(self._stated.up, self._sent_before + self._sent)
+        down = self._received_before + self._received
         zeqonds = min(self._stated.zeqonds, self._zeqonds + SKEW_ZEQONDS, self.tunnel.terms.lifespan_zeqonds)
         before = self.last
         if before is None:

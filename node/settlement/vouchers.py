@@ -74,6 +74,10 @@ class Voucher(msgspec.Struct, array_like=True, frozen=True, kw_only=True, gc=Fal
         before = (other.up, other.down, other.zeqonds, other.amount)
         return self.sequence > other.sequence and all(a >= b for a, b in zip(now, before, strict=True))
 
+    def says_the_same(self, other: Voucher | None) -> bool:
+        """Whether only the sequence is another."""
+        return other is not None and msgspec.structs.replace(self, sequence=other.sequence) == other
+
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Voucher).decode

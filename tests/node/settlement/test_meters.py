@@ -226,8 +226,21 @@ def test_ordinary_loss_never_stalls_a_paid_tunnel() -> None:
 def test_a_payee_that_claims_more_than_was_sent_is_found_out() -> None:
     payer, _ = pair()
     payer.measured(1_000, 0, 1)
-    with pytest.raises(OverMetered, match="1,001 bytes received of 1,000 sent"):
-        payer.stated(Statement(1_001, 0, 1))
+    with pytest.raises(OverMetered, match="16,001,001 bytes received of 1,000 sent"):
+        payer.stated(Statement(LEAST_WINDOW_BYTES + 1_001, 0, 1))
+
+
+def test_what_our_own_meter_does_not_have_yet_is_not_signed_for() -> None:
+    payer, _ = pair()
+    payer.measured(1_000, 0, 1)
+    payer.stated(Statement(9 * 10**6, 0, 1))
+    raw = payer.voucher()
+    assert raw is not None
+    assert vouchers.read(raw).up == 1_000
+    payer.measured(9 * 10**6, 0, 1)
+    raw = payer.voucher()
+    assert raw is not None
+    assert vouchers.read(raw).up == 9 * 10**6
 
 
 def test_a_payee_that_claims_more_than_it_sent_is_paid_for_what_came() -> None:

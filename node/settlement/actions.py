@@ -1,0 +1,97 @@
+"""What the desk wants done: in this order, and nothing before what comes earlier is done and on the disk.
+
+Save Keep Spend Earn Learn    the disk; Spend and Earn come back to the desk as `halved`
+Tell                          an event sealed to the other machine, under its reply secret or listed
+Send                          a note in the tunnel; lost where there is no session, and then sent again
+Admit Dismiss Gate            the peer of the tunnel
+Changed                       for whoever watches
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from node.settlement.life import Row
+from node.settlement.wire import Request
+
+
+class Save(msgspec.Struct, frozen=True):
+    row: Row
+
+
+class Keep(msgspec.Struct, frozen=True):
+    """A voucher, taken or given."""
+
+    voucher: bytes
+
+
+class Spend(msgspec.Struct, frozen=True):
+    """Write our half for the last voucher that we gave."""
+
+    row: Row
+    voucher: bytes
+
+
+class Earn(msgspec.Struct, frozen=True):
+    """Answer the payer's half for the last voucher that we took."""
+
+    row: Row
+    voucher: bytes
+    proposal: bytes
+
+
+class Learn(msgspec.Struct, frozen=True):
+    """A block that the partner showed: its own, or the newest that it has of ours."""
+
+    partner: bytes
+    block: bytes
+
+
+class Greet(msgspec.Struct, frozen=True):
+    """A tunnel opens: show the partner our newest block, and the newest that we have of its chain."""
+
+    row: Row
+
+
+class Tell(msgspec.Struct, frozen=True):
+    """`answer_to`: the request that this answers; None: to a listed machine."""
+
+    bundle: bytes
+    tag: str
+    body: bytes
+    answer_to: Request | None
+
+
+class Send(msgspec.Struct, frozen=True):
+    machine_id: bytes
+    body: bytes
+
+
+class Admit(msgspec.Struct, frozen=True):
+    """Be a peer of it, as far as it is none: the payer calls."""
+
+    row: Row
+
+
+class Dismiss(msgspec.Struct, frozen=True):
+    """It is no peer any more, unless it is one by the owner's word."""
+
+    machine_id: bytes
+
+
+class Gate(msgspec.Struct, frozen=True):
+    """Whether its packets pass; only of a peer that a tunnel made."""
+
+    machine_id: bytes
+    open: bool
+
+
+class Changed(msgspec.Struct, frozen=True):
+    row: Row
+
+
+Action: TypeAlias = (
+    Save | Keep | Spend | Earn | Learn | Greet | Tell | Send | Admit | Dismiss | Gate | Changed
+)

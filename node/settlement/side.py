@@ -1,0 +1,216 @@
+"""What both ends of a tunnel do alike: state, notes that are repeated, how it ends."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final, NamedTuple, Protocol
+
+from msgspec import structs
+
+from dht.signatures import Signatures, Signer
+from node.settlement.actions import Action, Admit, Changed, Gate, Greet, Save, Send
+from node.settlement.credit import Credit
+from node.settlement.life import Code, Happening, Row, State
+from node.settlement.outbox import NEVER, Outbox
+from node.settlement.vouchers import Tunnel, Voucher
+from node.settlement.wire import End, Ended, Note, encode
+
+CLOSING_US: Final = 30_000_000
+"""For the last voucher and both halves; what is still open then is taken up when the two meet again."""
+NEVER_CAME_ZEQONDS: Final = 231
+"""An accepted tunnel whose payer has not come by then, three minutes, gives its place back."""
+
+
+class Measured(NamedTuple):
+    """By our own meter of one peer: inner bytes since it is one, or since its tunnel began. `lost`: of those
+    sent, that did not arrive by its authenticated reports."""
+
+    sent: int
+    received: int
+    lost: int
+    rtt_us: int
+
+
+class Host(Protocol):
+    """What a side needs of the desk."""
+
+    machine_id: bytes
+    signer: Signer
+    signatures: Signatures
+    credit: Credit
+    counters: Counter[str]
+
+    def act(self, action: Action) -> None: ...
+    def zeqond(self, now_us: int) -> int: ...
+    def day(self, now_us: int) -> int: ...
+    def knows(self, machine_id: bytes, session: bytes) -> bool: ...
+    def newest(self, machine_id: bytes) -> bytes: ...
+
+
+class Side:
+    """One end. `resumed`: the tunnel is older than this process."""
+
+    def __init__(self, host: Host, row: Row, resumed: bool) -> None:
+        self.row = row
+        self.resumed = resumed
+        self.done_us = NEVER  # when nothing is waited for any more
+        self._host = host
+        self._outbox = Outbox()
+        self._base = Measured(0, 0, 0, 0)  # when the tunnel began, if that was not before this process
+
+    # ------------------------------------------------------------------ what the desk tells it
+
+    def admit(self, now_us: int) -> None:
+        """It is accepted, now or before this start."""
+        self._host.act(Admit(self.row))
+        self.gate()
+        self.connected(now_us)
+
+    def connected(self, now_us: int) -> None:
+        """There is a session, or another one."""
+        self._outbox.renew(now_us)
+
+    def gate(self) -> None:
+        """Packets pass only while it is active and has begun."""
+        self._host.act(Gate(self.row.partner, self.passes()))
+
+    def passes(self) -> bool:
+        return bool(self.row.began_at) and not self.row.ended
+
+    def measured(self, meter: Measured, now_us: int) -> None:
+        """The peer's meters, at least every half second while anything flows."""
+        if not self.row.began_at:
+            self._base = meter
+        else:
+            base = self._base
+            since = (meter.sent - base.sent, meter.received - base.received, meter.lost - base.lost)
+            self._measure(Measured(*since, meter.rtt_us), now_us)
+
+    def tick(self, now_us: int) -> None:
+        """Do what is due."""
+        if self.row.state is State.ACTIVE:
+            self._look(now_us)
+        for body in self._outbox.due(now_us):
+            self._host.act(Send(self.row.partner, body))
+
+    def deadline_us(self) -> int:
+        return min(self._outbox.deadline_us(), self.done_us)
+
+    def end(self, happening: Happening, code: Code, now_us: int) -> None:
+        """Raises InvalidState where it has ended."""
+        began = self.row.began_at
+        self.row = self.row.after(happening, self._host.zeqond(now_us), code)
+        self.row = self.with_figures()
+        self.save()
+        self.gate()
+        self.done_us = now_us + (CLOSING_US if began else 0)
+        if began:
+            self._say(End(self.row.tunnel_id, str(code)), now_us, "end")
+            self._close(now_us)
+
+    def ended_there(self, code: Code, now_us: int) -> None:
+        """The partner says that it is over."""
+        if not self.row.ended:
+            self.end(Happening.TERMINATE, code if code is not Code.NONE else Code.OTHER, now_us)
+        self._outbox.done("end")
+        self._host.act(Send(self.row.partner, encode(Ended(self.row.tunnel_id))))
+
+    @property
+    def closed(self) -> bool:
+        """Ended, settled, and the partner knows."""
+        return self.row.settled and not len(self._outbox)
+
+    @property
+    def dormant(self) -> bool:
+        """Ended and not settled, and the partner is gone: until the two meet again."""
+        return self.row.ended and self.done_us == NEVER
+
+    def give_up(self) -> None:
+        """The partner had its time: what is open waits until the two meet again, if there is anything."""
+        self.done_us = NEVER
+        self._outbox.clear()
+        if not self.row.settled and self._figures()[0] is None:
+            self.settled()
+
+    def end_was_heard(self) -> None:
+        self._outbox.done("end")
+
+    def awake(self, now_us: int) -> None:
+        """It had ended before the two met again, and is not settled."""
+        self.done_us = now_us + CLOSING_US
+        self._say(End(self.row.tunnel_id, str(self.row.code)), now_us, "end")
+        self._close(now_us)
+
+    def settled(self) -> None:
+        """Both halves stand in the ledger, or there is nothing that they could say."""
+        self.row = structs.replace(self.row, settled=True)
+        self._outbox.done("half")
+        self.save()
+
+    # ------------------------------------------------------------------ for the two roles
+
+    def _measure(self, own: Measured, now_us: int) -> None:
+        """By our own meter, since the tunnel began or since this start."""
+        raise NotImplementedError
+
+    def _look(self, now_us: int) -> None:
+        """While it is active: what time alone may have made due."""
+        raise NotImplementedError
+
+    def _close(self, now_us: int) -> None:
+        """It has ended after it had begun: what is still to be signed and answered."""
+        raise NotImplementedError
+
+    def _figures(self) -> tuple[Voucher | None, int, int]:
+        """The last voucher, and by our own meter bytes and zeqonds."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ inside
+
+    def save(self) -> None:
+        self._host.act(Save(self.row))
+        self._host.act(Changed(self.row))
+
+    def _begin(self, session: bytes, now_us: int) -> None:
+        """Both ends have this session: from here on it is metered."""
+        self.row = structs.replace(self.row, session=session, began_at=self._host.zeqond(now_us))
+        self.save()
+        self._host.act(Greet(self.row))
+        self.gate()
+
+    def _tunnel(self, payer: bytes, payee: bytes, payer_key: bytes) -> Tunnel:
+        return Tunnel(
+            session=self.row.session,
+            tunnel_id=self.row.tunnel_id,
+            payer=payer,
+            payee=payee,
+            payer_key=payer_key,
+            terms=self.row.agreed,
+        )
+
+    def _age(self, now_us: int) -> int:
+        """Zeqonds since it began."""
+        return max(0, self._host.zeqond(now_us) - self.row.began_at)
+
+    def _say(self, note: Note, now_us: int, kind: str) -> None:
+        """Until it is answered."""
+        self._outbox.put(kind, encode(note), now_us)
+
+    def with_figures(self) -> Row:
+        """The row with what was signed for so far; of a free tunnel, with what was measured."""
+        last, carried, zeqonds = self._figures()
+        if last is None:
+            return structs.replace(self.row, carried=carried, zeqonds=zeqonds)
+        return structs.replace(
+            self.row,
+            carried=last.up + last.down,
+            zeqonds=last.zeqonds,
+            amount=last.amount,
+            value=self._worth(last),
+        )
+
+    def _worth(self, voucher: Voucher | None) -> int:
+        """What it is for, pro rata, millionths."""
+        if voucher is None:
+            return 0
+        return self.row.agreed.amount(voucher.up + voucher.down, voucher.zeqonds)

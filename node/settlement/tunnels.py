@@ -1,0 +1,263 @@
+"""The tunnels of one machine: peers, notes, time. What begins and answers them: node/settlement/desk.py.
+
+    peer ─▶ connected, measured      note ─▶ on_note      disk ─▶ halved      time ─▶ tick
+                     all ─▶ `actions`, in order (node/settlement/actions.py)
+
+A tunnel that has ended stays here until both halves stand in the ledgers. If the partner has gone before, it
+waits without doing anything, also through restarts, until the two meet again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from crypto.errors import LocalFault, PeerFault
+from crypto.pulse import zeqond
+from dht.signatures import Signatures, Signer
+from node.settlement import wire
+from node.settlement.actions import Action, Changed, Dismiss, Learn, Save, Send
+from node.settlement.credit import DAY_S, Credit
+from node.settlement.life import Code, Happening, InvalidState, Role, Row, State
+from node.settlement.outbox import NEVER
+from node.settlement.payee import PayeeSide
+from node.settlement.payer import PayerSide
+from node.settlement.side import Measured, Side
+from node.settlement.wire import Note
+
+PENDING_ZEQONDS: Final = 772
+"""Ten minutes: a request that nobody answered by then has lapsed, at both ends."""
+LOOK_US: Final = 1_000_000
+
+
+class NoSuchTunnel(LocalFault):
+    """There is no tunnel of this id here, or it is over and settled."""
+
+
+class Tunnels:
+    """`transcripts(machine_id)`: hashes of the handshakes of its sessions, 32 bytes each, the newest first.
+    `unix_offset_us`: what makes the clock of `now_us` Unix time, as it was at the start, so that a clock that
+    is set later moves no tunnel's age."""
+
+    def __init__(
+        self,
+        machine_id: bytes,
+        signer: Signer,
+        signatures: Signatures,
+        credit: Credit,
+        transcripts: Callable[[bytes], tuple[bytes, ...]],
+        unix_offset_us: int,
+    ) -> None:
+        self.machine_id = machine_id
+        self.signer = signer
+        self.signatures = signatures
+        self.credit = credit
+        self.counters: Counter[str] = Counter()
+        self.actions: list[Action] = []
+        self._transcripts = transcripts
+        self._offset_us = unix_offset_us
+        self._pending: dict[bytes, Row] = {}
+        self._sides: dict[bytes, Side] = {}  # accepted; ended, until they are settled
+        self._look_us = NEVER
+
+    def load(self, rows: Iterable[tuple[Row, bytes]], now_us: int) -> None:
+        """Tunnels that have not ended or are not settled, each with its newest voucher (or none)."""
+        for row, raw in rows:
+            if row.state is State.PENDING:
+                self._pending[row.tunnel_id] = row
+                continue
+            side = self._sides[row.tunnel_id] = self._side(row, now_us, True, raw)
+            if not row.ended:
+                side.admit(now_us)
+        self._look_us = now_us
+
+    def row(self, tunnel_id: bytes) -> Row | None:
+        """With what was signed for so far; None for one that is over and settled, or never was."""
+        side = self._sides.get(tunnel_id)
+        return side.with_figures() if side is not None else self._pending.get(tunnel_id)
+
+    def rows(self) -> list[Row]:
+        """All that are not over and settled."""
+        return [*self._pending.values(), *[side.with_figures() for side in self._sides.values()]]
+
+    def terminate(self, tunnel_id: bytes, now_us: int) -> Row:
+        """Raises NoSuchTunnel. Of one that has ended: as it ended."""
+        if tunnel_id in self._pending:
+            return self._drop(self._pending[tunnel_id], Happening.TERMINATE, Code.TERMINATED, now_us)
+        side = self._sides.get(tunnel_id)
+        if side is None:
+            raise NoSuchTunnel("there is no such tunnel")
+        if not side.row.ended:
+            side.end(Happening.TERMINATE, Code.TERMINATED, now_us)
+            self._flush(now_us)
+        return side.with_figures()
+
+    # ------------------------------------------------------------------ the tunnel's peer
+
+    def connected(self, machine_id: bytes, now_us: int) -> None:
+        """There is a session with it, or another one."""
+        for side in self._with(machine_id):
+            if side.row.ended and side.done_us == NEVER:
+                side.awake(now_us)
+            side.connected(now_us)
+        self._flush(now_us)
+
+    def on_note(self, machine_id: bytes, body: bytes, now_us: int) -> None:
+        """In an authentic record of this peer."""
+        try:
+            note = wire.decode_note(body)
+        except PeerFault:
+            self.counters["note that cannot be read"] += 1
+            return
+        if isinstance(note, wire.Heads):
+            for block in filter(None, (note.own, note.yours)):
+                self.act(Learn(machine_id, block))
+            return
+        side = self._sides.get(_names(note))
+        if side is not None and side.row.partner == machine_id:
+            self._pass_on(side, note, now_us)
+        elif isinstance(note, wire.End):  # over and settled, or lost with our disk: it need not ask again
+            self.act(Send(machine_id, wire.encode(wire.Ended(note.tunnel_id))))
+        else:
+            self.counters["note about no tunnel of this peer"] += 1
+        self._flush(now_us)
+
+    def _pass_on(self, side: Side, note: Note, now_us: int) -> None:
+        match note:
+            case wire.End(_, code):
+                side.ended_there(Code.of(code), now_us)
+            case wire.Ended():
+                side.end_was_heard()
+            case wire.Opened() if isinstance(side, PayerSide):
+                side.on_opened(note, now_us)
+            case wire.Stated() if isinstance(side, PayerSide):
+                side.on_stated(note, now_us)
+            case wire.Kept() if isinstance(side, PayerSide):
+                side.on_kept(note, now_us)
+            case wire.Open() if isinstance(side, PayeeSide):
+                side.on_open(note, now_us)
+            case wire.Paid() if isinstance(side, PayeeSide):
+                side.on_paid(note, now_us)
+            case wire.Half(_, block) if isinstance(side, PayerSide | PayeeSide):
+                side.on_half(block)
+            case _:
+                self.counters["note of the other end's"] += 1
+
+    def measured(self, machine_id: bytes, meter: Measured, now_us: int) -> None:
+        """What its peer has carried since it is one."""
+        for side in self._with(machine_id):
+            if not side.row.ended:
+                side.measured(meter, now_us)
+        self._flush(now_us)
+
+    def halved(self, tunnel_id: bytes, block: bytes, now_us: int) -> None:
+        """Our half of this tunnel stands in the ledger."""
+        side = self._sides.get(tunnel_id)
+        if isinstance(side, PayerSide | PayeeSide):
+            side.halved(block, now_us)
+        self._flush(now_us)
+
+    def in_use(self) -> set[bytes]:
+        """machine_ids of partners whose meters matter now."""
+        return {side.row.partner for side in self._sides.values() if not side.row.ended}
+
+    # ------------------------------------------------------------------ time
+
+    def tick(self, now_us: int) -> None:
+        """Do everything that is due."""
+        self._look_us = now_us + LOOK_US
+        for row in list(self._pending.values()):
+            if self.zeqond(now_us) - row.asked_at > PENDING_ZEQONDS:
+                self._drop(row, Happening.EXPIRE, Code.UNANSWERED, now_us)
+        self._flush(now_us)
+
+    def deadline_us(self) -> int:
+        """When `tick` next has something to do."""
+        if not self._pending and all(side.dormant for side in self._sides.values()):
+            return NEVER
+        soonest = min(
+            (side.deadline_us() for side in self._sides.values() if not side.dormant), default=NEVER
+        )
+        return min(self._look_us, soonest)
+
+    def _flush(self, now_us: int) -> None:
+        """What sides have to send, and which of them are over."""
+        for tunnel_id, side in list(self._sides.items()):
+            if side.dormant:
+                continue
+            side.tick(now_us)
+            if side.row.ended and (side.closed or now_us >= side.done_us):
+                side.give_up()
+                if side.row.settled:
+                    del self._sides[tunnel_id]
+                if all(each.dormant for each in self._with(side.row.partner)):
+                    self.act(Dismiss(side.row.partner))
+        self._look_us = min(self._look_us, now_us + LOOK_US)
+
+    # ------------------------------------------------------------------ what sides ask of their host
+
+    def act(self, action: Action) -> None:
+        self.actions.append(action)
+
+    def zeqond(self, now_us: int) -> int:
+        return zeqond((now_us + self._offset_us) // 1000)
+
+    def day(self, now_us: int) -> int:
+        """Unix day."""
+        return (now_us + self._offset_us) // 1_000_000 // DAY_S
+
+    def knows(self, machine_id: bytes, session: bytes) -> bool:
+        """Whether it is the hash of a handshake with this machine that made a session."""
+        return session in self._transcripts(machine_id)
+
+    def newest(self, machine_id: bytes) -> bytes:
+        """32 bytes; empty where there is no session."""
+        found = self._transcripts(machine_id)
+        return found[0] if found else b""
+
+    # ------------------------------------------------------------------ inside
+
+    def _with(self, machine_id: bytes) -> list[Side]:
+        return [side for side in self._sides.values() if side.row.partner == machine_id]
+
+    def _side(self, row: Row, now_us: int, resumed: bool, raw: bytes = b"") -> PayerSide | PayeeSide:
+        made = PayerSide if row.role is Role.PAYER else PayeeSide
+        return made(self, row, now_us, resumed, raw)
+
+    def _wait(self, row: Row, now_us: int) -> None:
+        self._pending[row.tunnel_id] = row
+        self._look_us = min(self._look_us, now_us + LOOK_US)
+        self._said(row)
+
+    def _drop(self, row: Row, happening: Happening, code: Code, now_us: int) -> Row:
+        """A request comes to nothing."""
+        row = row.after(happening, self.zeqond(now_us), code)
+        self._pending.pop(row.tunnel_id, None)
+        self._said(row)
+        return row
+
+    def _start(self, row: Row, now_us: int) -> Row:
+        row = row.after(Happening.ACCEPT, self.zeqond(now_us))
+        self._pending.pop(row.tunnel_id, None)
+        self._said(row)
+        self._sides[row.tunnel_id] = self._side(row, now_us, False)
+        return row
+
+    def _said(self, row: Row) -> None:
+        self.act(Save(row))
+        self.act(Changed(row))
+
+    def _not_pending(self, tunnel_id: bytes, happening: Happening) -> LocalFault:
+        known = self.row(tunnel_id)
+        return (
+            NoSuchTunnel("there is no such tunnel") if known is None else InvalidState(known.state, happening)
+        )
+
+
+def _names(note: Note) -> bytes:
+    """The tunnel that a note is about."""
+    if isinstance(note, wire.Paid):
+        return wire.tunnel_of(note.voucher)
+    assert not isinstance(note, wire.Heads)
+    return note.tunnel_id

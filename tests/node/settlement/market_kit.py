@@ -1,0 +1,272 @@
+"""Machines that ask, accept and pay, joined by a wire that a test holds: the desks are the product's, with
+the real ledger; the disk is a dictionary, the peers are counters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from crypto.identity import BUNDLE_BYTES, KeyBundle
+from node.ledger import Ledger
+from node.settlement import actions, blocks, vouchers, wire
+from node.settlement.actions import Action
+from node.settlement.blocks import BadBlock, Party
+from node.settlement.credit import Credit, by_default
+from node.settlement.desk import Desk
+from node.settlement.life import Row
+from node.settlement.policy import Accept, Policy
+from node.settlement.side import Measured
+from node.settlement.terms import Unit
+from node.settlement.wire import Request
+from tests.dht.record_kit import ToySignatures, ToySigner
+
+START_US = 1_800_000_000_000_000
+MB = 1_000_000
+
+
+@dataclass
+class Meter:
+    """One machine's meter of one peer."""
+
+    sent: int = 0
+    received: int = 0
+    lost: int = 0
+    rtt_us: int = 20_000
+
+
+@dataclass
+class Machine:
+    """`now_us` is the wire's. `alive`: whether its process runs."""
+
+    name: str
+    path: Path
+    wire: Wire
+    policy: Policy | None = None
+    signer: ToySigner = field(init=False)
+    bundle: bytes = field(init=False)
+    rows: dict[bytes, Row] = field(default_factory=dict)
+    friends: set[bytes] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.signer = ToySigner(self.name.encode().ljust(32, b"."))
+        self.bundle = self.signer.public.ljust(BUNDLE_BYTES, b"\x01")
+        self.machine_id = KeyBundle(self.bundle).machine_id
+        self.wire.machines[self.machine_id] = self
+        self.start()
+
+    def start(self) -> None:
+        """A process over what the disk has."""
+        party = Party(machine_id=self.machine_id, signer=self.signer)
+        self.ledger = Ledger.open(self.path / f"{self.name}.db", party, ToySignatures())
+        self.meters: dict[bytes, Meter] = {}
+        self.open: dict[bytes, bool] = {}
+        self.peers: set[bytes] = set()
+        rate = self.policy or Policy(per_gb_zeq=50, per_zeqond_zeq=1, max_tunnels=8)
+        self.credit = Credit(
+            by_default(rate.per_gb_zeq, rate.per_zeqond_zeq),
+            {},
+            0,
+            0,
+            lambda machine: machine in self.friends,
+        )
+        self.desk = Desk(
+            self.machine_id,
+            self.signer,
+            ToySignatures(),
+            self.credit,
+            lambda machine: self.wire.transcripts(self.machine_id, machine),
+            self.ledger.lies,
+            0,
+        )
+        self.desk.policy = self.policy
+        kept = [row for row in self.rows.values() if not row.ended or not row.settled]
+        self.desk.load([(row, self._newest(row)) for row in kept], self.wire.now_us)
+        self.act()
+
+    def kill(self) -> None:
+        """Everything but the disk is gone."""
+        self.ledger.close()
+        self.wire.cut(self.machine_id)
+
+    def _newest(self, row: Row) -> bytes:
+        return self.ledger.raw_voucher(row.tunnel_id, given=row.role == "payer")
+
+    def act(self) -> None:
+        """Carry out what the desk wants."""
+        while self.desk.actions:
+            action = self.desk.actions.pop(0)
+            self._do(action)
+
+    def _do(self, action: Action) -> None:
+        now = self.wire.now_us
+        match action:
+            case actions.Save(row):
+                self.rows[row.tunnel_id] = row
+            case actions.Keep(raw):
+                self.ledger.keep([raw])
+            case actions.Spend(row, raw):
+                block = self.ledger.spend(raw, row.partner_key, self.desk.zeqond(now))
+                self.desk.halved(row.tunnel_id, block.raw, now)
+            case actions.Earn(row, raw, proposal):
+                self._earn(row, raw, proposal)
+            case actions.Learn(_, raw):
+                self.ledger.learn(blocks.read(raw))
+            case actions.Tell(bundle, tag, body, _):
+                self.wire.post(self, KeyBundle(bundle).machine_id, lambda other: other.hear(self, tag, body))
+            case actions.Send(machine_id, body):
+                if self.wire.joined(self.machine_id, machine_id):
+                    note = self.wire.spoil(self, body)
+                    self.wire.post(self, machine_id, lambda other: other.note(self.machine_id, note))
+            case actions.Admit(row):
+                self.peers.add(row.partner)
+                self.meters.setdefault(row.partner, Meter())
+                if row.role == "payer":
+                    self.wire.join(self.machine_id, row.partner)
+            case actions.Dismiss(machine_id):
+                self.peers.discard(machine_id)
+            case actions.Gate(machine_id, is_open):
+                self.open[machine_id] = is_open
+
+    def _earn(self, row: Row, raw: bytes, proposal: bytes) -> None:
+        try:
+            block = self.ledger.earn(
+                blocks.read(proposal), raw, row.partner_key, self.desk.zeqond(self.wire.now_us)
+            )
+        except BadBlock:
+            self.desk.counters["half refused"] += 1
+            return
+        self.desk.halved(row.tunnel_id, block.raw, self.wire.now_us)
+
+    def hear(self, other: Machine, tag: str, body: bytes) -> None:
+        if tag == wire.REQUEST_TAG:
+            self.desk.on_request(other.bundle, body, self.wire.now_us)
+        else:
+            self.desk.on_answer(tag, other.machine_id, body, self.wire.now_us)
+        self.act()
+
+    def note(self, machine_id: bytes, body: bytes) -> None:
+        self.measure(machine_id)
+        self.desk.on_note(machine_id, body, self.wire.now_us)
+        self.act()
+
+    def connected(self, machine_id: bytes) -> None:
+        self.desk.connected(machine_id, self.wire.now_us)
+        self.act()
+
+    def measure(self, machine_id: bytes) -> None:
+        meter = self.meters.get(machine_id)
+        if meter is not None:
+            figures = Measured(meter.sent, meter.received, meter.lost, meter.rtt_us)
+            self.desk.measured(machine_id, figures, self.wire.now_us)
+            self.act()
+
+    def ask(
+        self, relay: Machine, *, unit: Unit = Unit.GB, price: int = 50, lifespan: int = 1000, **more: int
+    ) -> bytes:
+        tunnel_id = self.wire.entropy(16)
+        draft = Request(
+            tunnel_id=tunnel_id,
+            pricing_unit=unit,
+            price_zeq=price,
+            lifespan_zeqonds=lifespan,
+            reply_secret=self.wire.entropy(16),
+        )
+        self.desk.request(relay.bundle, draft, self.wire.now_us, **more)
+        self.act()
+        return tunnel_id
+
+    def terminate(self, tunnel_id: bytes) -> Row:
+        row = self.desk.terminate(tunnel_id, self.wire.now_us)
+        self.act()
+        return row
+
+    def row(self, tunnel_id: bytes) -> Row:
+        return self.desk.row(tunnel_id) or self.rows[tunnel_id]
+
+
+class Wire:
+    """`loses(n)`: whether the n-th message is lost. Messages come in the order of sending, at once."""
+
+    def __init__(self, loses: Callable[[int], bool] = lambda _number: False) -> None:
+        self.now_us = START_US
+        self.machines: dict[bytes, Machine] = {}
+        self.loses = loses
+        self.spoil: Callable[[Machine, bytes], bytes] = lambda _machine, body: body
+        self._queue: list[tuple[bytes, Callable[[Machine], None]]] = []
+        self._sessions: dict[frozenset[bytes], list[bytes]] = {}
+        self._count = self._random = 0
+
+    def entropy(self, size: int) -> bytes:
+        self._random += 1
+        return sha256(self._random.to_bytes(8, "big")).digest()[:size]
+
+    def post(self, _sender: Machine, to: bytes, message: Callable[[Machine], None]) -> None:
+        self._count += 1
+        if not self.loses(self._count):
+            self._queue.append((to, message))
+
+    def run(self, seconds: float = 0.0, step_us: int = 250_000) -> None:
+        """Deliver everything, then let time go by."""
+        self._deliver()
+        end_us = self.now_us + round(seconds * 1_000_000)
+        while self.now_us < end_us:
+            self.now_us += step_us
+            for machine in self.machines.values():
+                for partner in machine.desk.in_use():
+                    machine.measure(partner)
+                if machine.desk.deadline_us() <= self.now_us:
+                    machine.desk.tick(self.now_us)
+                    machine.act()
+            self._deliver()
+
+    def _deliver(self) -> None:
+        for _ in range(10_000):
+            if not self._queue:
+                return
+            to, message = self._queue.pop(0)
+            message(self.machines[to])
+        raise AssertionError("the machines do not stop talking")
+
+    def join(self, one: bytes, other: bytes) -> None:
+        """A handshake, if there is no session."""
+        pair = frozenset((one, other))
+        if not self._sessions.get(pair):
+            self.rekey(one, other)
+
+    def rekey(self, one: bytes, other: bytes) -> None:
+        pair = frozenset((one, other))
+        self._sessions.setdefault(pair, []).insert(0, self.entropy(32))
+        for here, there in ((one, other), (other, one)):
+            self._queue.append((here, lambda machine, there=there: machine.connected(there)))  # type: ignore[misc]
+
+    def cut(self, machine_id: bytes) -> None:
+        """Its sessions are gone."""
+        for pair in self._sessions:
+            if machine_id in pair:
+                self._sessions[pair] = []
+
+    def joined(self, one: bytes, other: bytes) -> bool:
+        return bool(self._sessions.get(frozenset((one, other))))
+
+    def transcripts(self, one: bytes, other: bytes) -> tuple[bytes, ...]:
+        return tuple(self._sessions.get(frozenset((one, other)), ()))
+
+    def carry(self, payer: Machine, payee: Machine, up: int, down: int) -> bool:
+        """Packets, all of which arrive; False where a gate is shut."""
+        if not payer.open.get(payee.machine_id) or not payee.open.get(payer.machine_id):
+            return False
+        for one, other, size in ((payer, payee, up), (payee, payer, down)):
+            one.meters[other.machine_id].sent += size
+            other.meters[one.machine_id].received += size
+        return True
+
+
+def a_relay(path: Path, on: Wire, name: str = "relay", **policy: object) -> Machine:
+    offered = {"per_gb_zeq": 50, "per_zeqond_zeq": 1, "max_tunnels": 8, "accept": Accept.AUTO} | policy
+    return Machine(name, path, on, Policy(**offered))  # type: ignore[arg-type]
+
+
+def tunnel_of(raw: bytes) -> bytes:
+    return vouchers.read(raw).tunnel_id
