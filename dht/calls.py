@@ -42,6 +42,7 @@ ITSELF: Final = bytes(16)  # the handle of a machine at its own address
 MAX_CALLS: Final = 64
 MAX_ENDPOINTS: Final = 8
 MAX_HOMES: Final = 3
+MAX_ANSWERS: Final = 64  # secrets under which answers are awaited
 STAGGER_US: Final = 400_000
 
 __all__ = ["Called", "Calls", "HomesChanged", "Machine", "Recipient", "Sent"]
@@ -72,8 +73,8 @@ class Calls:
     `entropy(n)` gives n random bytes."""
 
     __slots__ = (
-        *("_calls", "_home", "_inbox", "_last_handle", "_lodging", "_machine", "_post"),
-        *("_sequence", "counters", "entropy", "events", "outgoing", "tokens"),
+        *("_answers", "_calls", "_home", "_inbox", "_last_handle", "_lodging", "_machine", "_post"),
+        *("_secrets", "_sequence", "counters", "entropy", "events", "outgoing", "tokens"),
     )
 
     def __init__(
@@ -96,6 +97,8 @@ class Calls:
         self.entropy = entropy
         self.tokens = Tokens(entropy, now_us)
         self._machine = machine
+        self._secrets = secrets
+        self._answers: tuple[bytes, ...] = ()
         self._post = Post(self)
         self._inbox = Inbox(self, machine, secrets, signatures)
         self._home = Home(self, self._post, signatures)
@@ -142,8 +145,18 @@ class Calls:
         self._home.serving = serving
 
     def listen(self, secrets: tuple[bytes, ...]) -> None:
-        """Callers must know one of these lookup secrets from now on."""
-        self._inbox.secrets = secrets
+        """Callers must know one of these lookup secrets from now on, or one that we gave for an answer."""
+        self._secrets = secrets
+        self._inbox.secrets = self._secrets + self._answers
+
+    def answer_to(self, secrets: tuple[bytes, ...]) -> None:
+        """Take what is sealed under these secrets (16 bytes each) too, in place of those said before: we gave
+        them to machines of which we want answers. Each adds a try to every event that opens with none, some
+        µs. Raises LocalFault for more than 64."""
+        if len(secrets) > MAX_ANSWERS:
+            raise LocalFault(f"{MAX_ANSWERS} answers are awaited already; try again in a minute")
+        self._answers = secrets
+        self._inbox.secrets = self._secrets + self._answers
 
     @property
     def homes(self) -> tuple[tuple[Endpoint, bytes], ...]:

@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from crypto.identity import KeyBundle
-from dht import endpoints, glance
+from dht import glance
 from dht.calls import Called, Calls, HomesChanged, Machine, Recipient, Sent
 from dht.core import Core, taken, whose
 from dht.endpoints import Endpoint
@@ -148,6 +148,14 @@ class Discovery:
         """Say that this is no offer any more, for as long as it may be remembered."""
         self.presence.withdraw(offer, now_us, unix_us)
         self._collect(now_us, unix_us)
+
+    def answer_to(self, secrets: tuple[bytes, ...]) -> None:
+        """Take events under these lookup secrets too, in place of those said before. Raises LocalFault."""
+        self.calls.answer_to(secrets)
+
+    def places(self) -> tuple[tuple[Endpoint, ...], tuple[tuple[Endpoint, bytes], ...]]:
+        """Where an answer may be sent to us: our own endpoints, and (endpoint, handle 16) of our homes."""
+        return self.presence.endpoints(), self.calls.homes
 
     # ------------------------------------------------------------------ questions
 
@@ -338,12 +346,5 @@ class Discovery:
 
     def status(self, now_us: int) -> dict[str, Any]:
         """What `zeqnode status` and `zeqnode peers` show; times in seconds."""
-        return {
-            "families": list(map(glance.family, self.overlays)),
-            "links": [glance.link(link, now_us) for link in self.gossip.links],
-            "homes": [endpoints.text(endpoint) for endpoint, _ in self.calls.homes],
-            "lodgers": self.calls.lodgers,
-            "records": sum(len(storage) for storage in self._storages),
-            "offers": len(self.offers),
-            "counters": dict(sorted(self.counters.items())),
-        }
+        stored = {"records": sum(map(len, self._storages)), "offers": len(self.offers)}
+        return glance.discovery(self.overlays, self.gossip.links, self.calls, self.counters, now_us) | stored

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from dht import endpoints
+from dht.calls import Calls
 from dht.endpoints import IPV4_BYTES
 from dht.link import LinkState
 from dht.overlay import Overlay
+
+
+def discovery(
+    overlays: Sequence[Overlay], links: Sequence[LinkState], calls: Calls, counters: Counter[str], now_us: int
+) -> dict[str, Any]:
+    """All but what is stored."""
+    return {
+        "families": list(map(family, overlays)),
+        "links": [link(each, now_us) for each in links],
+        "homes": [endpoints.text(endpoint) for endpoint, _ in calls.homes],
+        "lodgers": calls.lodgers,
+        "counters": dict(sorted(counters.items())),
+    }
 
 
 def family(overlay: Overlay) -> dict[str, Any]:

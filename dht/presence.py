@@ -120,17 +120,21 @@ class Presence:
             return None
         return Locator(kind, self._machine_id, secret, days[number], self._signer_of)
 
-    def _location(self, secret: bytes, number: int, unix_us: int) -> list[Record]:
-        locator = self._locator(Kind.LOCATION, secret, number, unix_us)
-        if locator is None:
-            return []
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Where others may reach us, as a location says it: eight at most, those that others see first."""
         seen = [overlay.endpoint for overlay in self._overlays if overlay.endpoint is not None]
         global_ = [one for one in self._own if endpoints.usable(one) and _is_global(one)]
         # What others say of us is not needed where we know a global address of ours, and two of them may
         # have agreed on a lie.
         seen = [one for one in seen if one in self._own or not any(len(one) == len(g) for g in global_)]
         where = [one for one in dict.fromkeys([*seen, *self._own]) if endpoints.usable(one)]
-        location = Location(self.next(unix_us), tuple(where[: locations.MAX_ENDPOINTS]), self._homes())
+        return tuple(where[: locations.MAX_ENDPOINTS])
+
+    def _location(self, secret: bytes, number: int, unix_us: int) -> list[Record]:
+        locator = self._locator(Kind.LOCATION, secret, number, unix_us)
+        if locator is None:
+            return []
+        location = Location(self.next(unix_us), self.endpoints(), self._homes())
         return [locations.seal(location, locator, self._machine.signer)]
 
     def _bundle(self, secret: bytes, number: int, unix_us: int) -> list[Record]:

@@ -20,6 +20,7 @@ from crypto.errors import LocalFault
 from crypto.kem import BadPublicKey
 from dht.calls import Recipient, Sent
 from dht.core import taken
+from dht.endpoints import Endpoint
 from dht.locations import Location
 from dht.marketplace import Listing
 from dht.offers import Offer
@@ -128,6 +129,15 @@ class Discovery:
             return None
         sent = await self._answer(handle, EVENT_SECONDS)
         return sent if isinstance(sent, Sent) else None
+
+    def answer_to(self, secrets: tuple[bytes, ...]) -> None:
+        """Take events under these secrets (16 bytes each, 64 at most) too, in place of those said before.
+        Raises LocalFault."""
+        self.core.answer_to(secrets)
+
+    def places(self) -> tuple[tuple[Endpoint, ...], tuple[tuple[Endpoint, bytes], ...]]:
+        """For who is to answer this machine: its own endpoints, and (endpoint, handle 16) of its homes."""
+        return self.core.places()
 
     def offer(self, offer: Offer) -> None:
         """Have it published, in place of the last one; one that is not active withdraws that."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from crypto.errors import LocalFault
 from crypto.identity import KeyBundle
 from crypto.kem import expand
-from dht.calls import MAX_CALLS, Calls, Recipient
+from dht.calls import MAX_ANSWERS, MAX_CALLS, Calls, Recipient
 from dht.endpoints import Endpoint
 from dht.homes import handle_of
 from dht.messages import Event, Taken, decode_call, encode_call
@@ -291,6 +291,47 @@ def test_a_listed_machine_opens_for_either_secret() -> None:
     ]
     wire.run(5)
     assert all(a.sent[handle].delivered for handle in handles)
+
+
+def opens(wire: Wire, a: Node, b: Node, secret: bytes) -> bool:
+    handle = a.send(Recipient(b.machine.bundle, secret, (b.endpoint,)))
+    wire.run(5)
+    return a.sent[handle].delivered
+
+
+def test_an_answer_opens_under_the_secret_that_was_given_for_it_until_others_are() -> None:
+    wire = Wire()
+    a, b = pair(wire)
+    given, another = b"given for answer", b"given to another"
+    assert not opens(wire, a, b, given)
+    b.calls.answer_to((another, given))
+    assert all(opens(wire, a, b, secret) for secret in (given, another, SECRET))
+    b.calls.listen((SECRET, b"published secret"))
+    assert all(opens(wire, a, b, secret) for secret in (given, another, b"published secret"))
+    b.calls.answer_to((another,))
+    assert not opens(wire, a, b, given)
+    assert all(opens(wire, a, b, secret) for secret in (another, SECRET, b"published secret"))
+    b.calls.answer_to(())
+    b.calls.listen((SECRET,))
+    assert [opens(wire, a, b, secret) for secret in (another, b"published secret", SECRET)] == [
+        False,
+        False,
+        True,
+    ]
+
+
+def test_so_many_answers_may_be_awaited_and_no_more() -> None:
+    wire = Wire()
+    a, b = pair(wire)
+    secrets = tuple(number.to_bytes(16, "big") for number in range(MAX_ANSWERS + 1))
+    b.calls.answer_to(secrets[1:])
+    with pytest.raises(LocalFault, match="64 answers"):
+        b.calls.answer_to(secrets)
+    assert [opens(wire, a, b, secret) for secret in (secrets[0], secrets[1], secrets[-1])] == [
+        False,
+        True,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("token", [b"", b"guessed!", b"short"])

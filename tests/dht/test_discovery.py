@@ -172,6 +172,30 @@ def test_a_machine_behind_a_nat_is_called_through_its_homes(mesh: Mesh) -> None:
     hidden.core.unsubscribe(number)
 
 
+def test_an_answer_finds_a_machine_that_nobody_could_look_up_at_the_places_that_it_named(mesh: Mesh) -> None:
+    """As who asks tells it to who answers, with a secret for the answer; publishing again changes nothing."""
+    answerer, hidden = mesh.nodes[4], mesh.nodes[13]
+    given = b"given for answer"
+    hidden.core.answer_to((given,))
+    hidden.core.publish([hidden.own], False, mesh.now, mesh.unix)
+    where, homes = hidden.core.places()
+    assert len(homes) == 3
+    location = mesh.find(answerer, hidden, hidden.secret)
+    assert location is not None
+    assert (where, homes) == (location.endpoints, location.homes)
+    number = hidden.core.subscribe("vpn.answer")
+    for secret, arrives in ((given, True), (b"given to another", False)):
+        to = Recipient(hidden.keys.bundle, secret, where, homes)
+        handle = answerer.core.send_event(to, "vpn.answer", b"accepted", mesh.now, mesh.unix)
+        sent = mesh.ask(answerer, handle, Sent, seconds=30)
+        assert isinstance(sent, Sent)
+        assert sent.delivered is arrives
+    heard = [event for event in hidden.core.events if isinstance(event, Tagged)]
+    assert [event.body for event in heard if event.tag == "vpn.answer"] == [b"accepted"]
+    hidden.core.unsubscribe(number)
+    hidden.core.answer_to(())
+
+
 def test_an_offer_reaches_everybody_is_read_from_the_dht_and_withdrawn(mesh: Mesh) -> None:
     relay = mesh.nodes[2]
     relay.core.publish([relay.own], True, mesh.now, mesh.unix)

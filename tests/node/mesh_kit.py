@@ -87,6 +87,12 @@ class KnowingCore:
     def publish(self, endpoints: Sequence[Endpoint], listed: bool, now_us: int, unix_us: int) -> None:
         self.asked.append(("publish", list(endpoints), listed))
 
+    def answer_to(self, secrets: tuple[bytes, ...]) -> None:
+        self.asked.append(("answer to", secrets))
+
+    def places(self) -> tuple[tuple[Endpoint, ...], tuple[tuple[Endpoint, bytes], ...]]:
+        return (), ()
+
     def lookup_machine(
         self, machine_id: bytes, ed25519: bytes | None, lookup_secret: bytes, now_us: int, unix_us: int
     ) -> int:
