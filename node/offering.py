@@ -104,7 +104,7 @@ class Offering:
 
     def _take(self, offer: Offer) -> None:
         self.own = offer
-        self._core.door.show_keys(offer.active)
+        self._core.door.be_listed(offer.active)
         self._discovery.offer(offer)
         self._relisted()
 

@@ -76,8 +76,9 @@ class Doorkeeper:
         self.invited: Callable[[bytes, int], Invited] = lambda _token_id, _unix_us: Invited.UNKNOWN
         self.addresses: tuple[str, ...] = ()
 
-    def show_keys(self, listed: bool) -> None:
-        """Whether whoever knows our machine_id may have our keys; a tunnel still takes an invitation."""
+    def be_listed(self, listed: bool) -> None:
+        """Whether whoever knows our machine_id may have our keys, and call without our lookup secret. Who
+        calls must still be a peer or hold an invitation."""
         self._guard.listed = listed
 
     def knock(self, datagram: bytes, source: Address, now_us: int, unix_us: int) -> None:

@@ -55,7 +55,7 @@ class Guard:
     ) -> None:
         self._key = mac1_key(machine_id, lookup_secret)
         self._listed_key = mac1_key(machine_id, b"")
-        self.listed = False  # strangers may ask for our keys, so that they see that we are there
+        self.listed = False  # who knows no more than machine_id, which is public then, may knock too
         self.jar = CookieJar(entropy, now_us)
         self._send = send
         self._counters = counters
@@ -95,10 +95,10 @@ class Guard:
         return message
 
     def _key_of(self, datagram: bytes) -> bytes | None:
-        """The one that its mac1 is under, of those that this kind of datagram may be under."""
+        """The one that its mac1 is under, of the one or two that it may be under."""
         if fragments.mac1_holds(datagram, self._key):
             return self._key
-        if self.listed and datagram[0] == KEY_REQUEST and fragments.mac1_holds(datagram, self._listed_key):
+        if self.listed and fragments.mac1_holds(datagram, self._listed_key):
             return self._listed_key
         return None
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crypto.cookies import COOKIE_REPLY_BYTES, mac1_key, open_cookie
+from crypto.errors import HandshakeRefused
 from tests.pair import SECOND, at
 from tun import fragments
 from tun.addresses import Address
@@ -107,15 +108,47 @@ def listed(datagrams: list[bytes]) -> list[bytes]:
     return [fragments.seal(each[:-32], mac1_key(MACHINE_ID, b"")) for each in datagrams]
 
 
-def test_who_is_listed_shows_its_keys_to_strangers_and_opens_no_handshake_of_theirs() -> None:
+def test_who_is_listed_takes_requests_and_messages_of_who_knows_machine_id_alone() -> None:
     door = Door()
-    assert door.admit(listed([request()])) == []
+    for datagrams, through in (([request()], listed([request()])), (message(1), [body(1)])):
+        assert door.admit(listed(datagrams)) == []
+        door.guard.listed = True
+        assert door.admit(listed(datagrams)) == through
+        door.guard.listed = False
+        assert door.admit(listed(datagrams)) == []
     door.guard.listed = True
-    assert door.admit(listed([request()])) == listed([request()])
     assert door.admit([request()]) == [request()]
-    assert door.admit(listed(message(1))) == []
-    door.guard.listed = False
-    assert door.admit(listed([request()])) == []
+    assert door.admit(message(2)) == [body(2)], "who knows the lookup secret goes on as before"
+    door.counters.clear()
+    wrong = [fragments.seal(each[:-32], mac1_key(MACHINE_ID, bytes(16))) for each in message(3)]
+    assert door.admit(wrong * 300) == []
+    assert door.counters == {"mac1 refused": 300 * len(wrong)}
+    assert not door.sent
+
+
+def test_under_load_a_stranger_of_a_listed_machine_gets_in_with_a_cookie_and_only_with_its_own_key() -> None:
+    door = Door()
+    door.guard.listed = True
+    door.load()
+    plain = listed(message(1))
+    assert door.admit(plain) == []
+    [(reply, to)] = door.sent
+    assert to == HERE
+    key = mac1_key(MACHINE_ID, b"")
+    cookie = open_cookie(reply, key, fragments.mac1_of(plain[0]))
+    with pytest.raises(HandshakeRefused):
+        open_cookie(reply, KEY, fragments.mac1_of(plain[0]))
+    assert door.admit([fragments.seal(each[:-32], key, cookie) for each in plain]) == [body(1)]
+
+
+def test_the_rate_of_a_source_is_one_whichever_key_it_uses() -> None:
+    door = Door()
+    door.guard.listed = True
+    got = [
+        door.admit(listed(message(salt, size=1000)) if salt % 2 else message(salt, size=1000))
+        for salt in range(10)
+    ]
+    assert sum(map(len, got)) == HANDSHAKE_BURST
 
 
 def test_a_stranger_of_a_listed_machine_gets_a_cookie_under_load_that_it_can_open() -> None:
