@@ -78,7 +78,8 @@ class Briefing:
 
     def _peer_is(self, peer: Peer) -> PeerIs:
         name = self._core.pool.assign(peer.machine_id)
-        return PeerIs(peer.machine_id, name.packed, list(map(str, self._core.allowed.networks_of(peer))))
+        networks = list(map(str, self._core.allowed.networks_of(peer)))
+        return PeerIs(peer.machine_id, name.packed, networks, peer.held)
 
     def _say(self, message: Down) -> None:
         if self.on:

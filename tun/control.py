@@ -5,6 +5,7 @@ WELCOME  [2, name]                                             it was redeemed, 
 REFUSED  [3, reason]                                           it was not; the session ends
 PING     [4, id]      PONG [5, id]                             round trip through the tunnel
 BYE      [6]                                                   the sender stops; its keys are gone
+NOTE     [7, body]                                             up to 900 bytes for the node; not read here
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ MAX_NAME = 32
 MAX_ADDRESSES = 8
 MAX_TEXT = 200
 MAX_CONTROL_BYTES = 1024
+MAX_NOTE_BYTES = 900
 
 
 class BadControl(PeerFault):
@@ -60,7 +62,12 @@ class Bye:
     pass
 
 
-Control = Hello | Welcome | Refused | Ping | Pong | Bye
+@dataclass(frozen=True, slots=True)
+class Note:
+    body: bytes
+
+
+Control = Hello | Welcome | Refused | Ping | Pong | Bye | Note
 
 
 def encode(message: Control) -> bytes:
@@ -77,6 +84,9 @@ def encode(message: Control) -> bytes:
             fields = [5, number]
         case Bye():
             fields = [6]
+        case Note(body):
+            assert len(body) <= MAX_NOTE_BYTES
+            fields = [7, body]
     packed = msgpack.packb(fields)
     assert isinstance(packed, bytes)
     return packed
@@ -109,6 +119,8 @@ def decode(data: bytes) -> Control:
             return Pong(number)
         case (6,):
             return Bye()
+        case (7, bytes(body)) if len(body) <= MAX_NOTE_BYTES:
+            return Note(body)
     raise BadControl("a control message is none of ours")
 
 

@@ -1,4 +1,4 @@
-"""What two machines say to each other in control messages: introductions, pings, goodbye."""
+"""What two machines say to each other in control messages: introductions, pings, notes, goodbye."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from crypto.errors import PeerFault
 from tun import control
 from tun.addresses import Address
-from tun.control import Bye, Hello, Ping, Pong, Refused, Welcome
-from tun.events import Disconnected, Introduced, Ponged, TurnedAway, Welcomed
+from tun.control import Bye, Hello, Note, Ping, Pong, Refused, Welcome
+from tun.events import Disconnected, Introduced, Noted, Ponged, TurnedAway, Welcomed
 from tun.frames import Kind
 from tun.host import Host
 from tun.paths import NEVER
@@ -84,6 +84,11 @@ class Conversation:
                 if sent_us is not None:
                     peer.rtt_us = now_us - sent_us
                     self._host.event(Ponged(peer.machine_id, number, peer.rtt_us))
+            case Note(noted):
+                if peer.guest:
+                    self._host.count("note before the invitation was redeemed")
+                else:
+                    self._host.event(Noted(peer.machine_id, noted))
             case Bye():
                 peer.forget()
                 self._host.event(Disconnected(peer.machine_id, said_bye=True))

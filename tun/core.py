@@ -5,7 +5,7 @@ which the shell empties. No socket, no clock, no task: the same code runs in the
 
     first byte   C0–C7 ─▶ index ─▶ Peer.on_record ─▶ allowed-IPs ─▶ packets
                  C8 CE ─▶ Doorkeeper ─▶ a message 1, a key request
-                 C9 CC CD CF ─▶ the attempt or request that it answers
+                 C9 CC CD CF ─▶ Asked ─▶ the attempt or request that it answers
                  other ─▶ not ours: `receive` says so
 """
 
@@ -22,6 +22,7 @@ from crypto.kem import HybridKey, Primitives
 from crypto.session import REKEY_ZEQONDS
 from tun.addresses import MAPPED, Address
 from tun.alarms import Alarms
+from tun.asked import Asked
 from tun.attempt import Local
 from tun.briefing import Briefing
 from tun.control import Bye, Hello, Refused, Welcome
@@ -43,7 +44,6 @@ from tun.frames import (
 from tun.host import PeerConfig
 from tun.indexes import Indexes
 from tun.keypairs import Keypair
-from tun.keyrequest import KeyRequest, KeyRequests
 from tun.names4 import Pool, Translator
 from tun.packet import AllowedIPs
 from tun.peer import Peer
@@ -95,9 +95,9 @@ class TunnelCore:
         )
         self.door = Doorkeeper(self, now_us)
         self._translator = Translator(self.pool)
-        self._by_message: dict[bytes, Peer] = {}  # id of our message 1 -> whose answer it awaits
-        self._requests = KeyRequests()
+        self._asked = Asked(self)
         self._alarms = Alarms()
+        self._held: set[bytes] = set()  # whose packets go nowhere for now
         self.serving: list[IPv4Network | IPv6Network] = []
         self.serve(IPv6Network(ula(keys.machine_id)))
         self.serve(IPv4Network(self.pool.own))
@@ -122,6 +122,7 @@ class TunnelCore:
             config.last_clock_us = max(config.last_clock_us, peer.config.last_clock_us)
             peer.reconfigure(config, now_us)
         self.peers[machine_id] = peer
+        peer.held = machine_id in self._held
         name = self.pool.assign(machine_id)
         self.allowed.remove_value(peer)
         for network in [IPv6Network(ula(machine_id)), IPv4Network(name), *networks]:
@@ -144,6 +145,7 @@ class TunnelCore:
             peer.forget()
             self.allowed.remove_value(peer)
             self.briefing.peer_gone(machine_id)
+        self._held.discard(machine_id)
 
     def add_guest(self, config: PeerConfig, now_us: int) -> Peer | None:
         """A machine that came with a good invitation; None while 64 of them are waiting."""
@@ -173,14 +175,40 @@ class TunnelCore:
         self, machine_id: bytes, lookup_secret: bytes, addresses: Sequence[Address], now_us: int
     ) -> None:
         """Answered by KeysArrived or KeysMissing."""
-        self._requests.start(KeyRequest(machine_id, lookup_secret, addresses, self.local.entropy, now_us))
-        self._drive_requests(now_us)
+        self._asked.keys(machine_id, lookup_secret, addresses, now_us)
 
     def network_changed(self, hosts: Collection[str], now_us: int, unix_us: int) -> None:
         """Our addresses are now these (IP texts); peers learn of it at once."""
         self.local_hosts = frozenset(hosts)
         for peer in self.peers.values():
             peer.network_changed(now_us, unix_us)
+
+    # ------------------------------------------------------------------ for who settles with a peer
+
+    def note(self, machine_id: bytes, body: bytes, now_us: int, unix_us: int) -> bool:
+        """Say this (at most 900 bytes) in one record of the present session; nothing says that it arrived.
+        False where there is no session: then nothing waits for one, and none is begun."""
+        peer = self.peers.get(machine_id)
+        return peer is not None and peer.send_note(body, now_us, unix_us)
+
+    def gate(self, machine_id: bytes, opened: bool) -> None:
+        """Closed: no packet of this peer goes out or comes in, until it is opened; all else goes on. May be
+        closed before the peer is added, and is open again for one that was removed."""
+        (self._held.discard if opened else self._held.add)(machine_id)
+        peer = self.peers.get(machine_id)
+        if peer is not None and peer.held is opened:
+            peer.held = not opened
+            self.briefing.peer_is(peer)
+
+    def transcripts(self, machine_id: bytes) -> tuple[bytes, ...]:
+        """The handshakes' hashes (32 bytes) of the sessions that are confirmed, the present one first."""
+        peer = self.peers.get(machine_id)
+        return peer.keypairs.transcripts() if peer is not None else ()
+
+    def exporter(self, machine_id: bytes, transcript: bytes) -> bytes | None:
+        """32 secret bytes that only we and the peer have of this confirmed session, while its keys live."""
+        peer = self.peers.get(machine_id)
+        return peer.keypairs.exporter(transcript) if peer is not None else None
 
     # ------------------------------------------------------------------ data
 
@@ -194,7 +222,7 @@ class TunnelCore:
         elif kind in (MESSAGE1, KEY_REQUEST):
             self.door.knock(datagram, source, now_us, unix_us)
         elif kind in (MESSAGE2, REFUSAL, COOKIE, KEYS):
-            self._on_answer(datagram, source, now_us, unix_us)
+            self._asked.answered(datagram, source, now_us, unix_us)
         else:
             self.count("datagram of unknown type")
         return True
@@ -222,32 +250,11 @@ class TunnelCore:
         self.briefing.touch(entry[0])
         entry[0].on_record(entry[1], datagram, source, now_us, unix_us)
 
-    def _on_answer(self, datagram: bytes, source: Address, now_us: int, unix_us: int) -> None:
-        if len(datagram) < 20:
-            self.count("handshake datagram of wrong size")
-            return
-        kind = datagram[0]
-        if kind == COOKIE:
-            for peer in list(self._by_message.values()):
-                peer.handshakes.on_cookie(datagram, source, now_us)
-            self.outgoing += self._requests.on_cookie(datagram, source, now_us)
-            return
-        if kind == KEYS:
-            self.events += self._requests.on_keys(datagram, source, now_us)
-            return
-        waiting = self._by_message.get(datagram[12:20] if kind == MESSAGE2 else datagram[4:12])
-        if waiting is None:
-            self.count("answer to nothing that we asked")
-        elif kind == MESSAGE2:
-            waiting.handshakes.on_message2(datagram, source, now_us, unix_us)
-        else:
-            waiting.handshakes.on_refusal(datagram, now_us, unix_us)
-
     # ------------------------------------------------------------------ time
 
     def tick(self, now_us: int, unix_us: int) -> None:
         """Do everything that is due."""
-        self._drive_requests(now_us)
+        self._asked.drive(now_us)
         for peer in self._alarms.due(now_us):
             if self.peers.get(peer.machine_id) is peer:
                 self.arm(peer, peer.tick(now_us, unix_us))
@@ -259,12 +266,7 @@ class TunnelCore:
 
     def deadline_us(self) -> int:
         """When `tick` next has something to do."""
-        return min(self._alarms.deadline_us(), self._requests.deadline_us())
-
-    def _drive_requests(self, now_us: int) -> None:
-        datagrams, events = self._requests.due(now_us)
-        self.outgoing += datagrams
-        self.events += events
+        return min(self._alarms.deadline_us(), self._asked.deadline_us())
 
     def close(self, now_us: int, unix_us: int) -> None:
         """Tell every connected peer that we stop, and drop every key."""
@@ -321,9 +323,7 @@ class TunnelCore:
 
     def attempt_moved(self, peer: Peer, before: bytes) -> None:
         """The peer's message 1 is another one now, or none."""
-        self._by_message.pop(before, None)
-        if peer.handshakes.attempt is not None:
-            self._by_message[peer.handshakes.attempt.message_id] = peer
+        self._asked.attempt_moved(peer, before)
 
     def arm(self, peer: Peer, when_us: int) -> None:
         self.briefing.touch(peer)

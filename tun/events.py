@@ -12,12 +12,14 @@ from tun.control import Hello
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """A session is confirmed: `clock_us` of its message 1 is to be stored, `address` is proven."""
+    """A session is confirmed: `clock_us` of its message 1 is to be stored, `address` is proven. `transcript`
+    (32 bytes) is its handshake's hash, the same on both sides and no secret."""
 
     machine_id: bytes
     address: Address | None
     initiator: bool
     clock_us: int
+    transcript: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,14 @@ class Ponged:
 
 
 @dataclass(frozen=True, slots=True)
+class Noted:
+    """The peer said this in its session, in at most 900 bytes; what they mean is not known here."""
+
+    machine_id: bytes
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class KeysArrived:
     """The key bundle that was asked for; it fits its machine_id."""
 
@@ -100,6 +110,7 @@ Event = (
     | Introduced
     | Welcomed
     | Ponged
+    | Noted
     | KeysArrived
     | KeysMissing
 )

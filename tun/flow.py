@@ -31,8 +31,10 @@ def _no_cipher(_nonce: Buffer, _input: Buffer, _associated: None, _output: Buffe
 class Flow:
     """Everything that goes to and comes from one peer through this worker. Times: boot-time microseconds.
 
-    `until_us`: `lane` may seal as it stands until then (NO_LANE: it may not). `room`: bytes of UDP payload
-    that the path carries. `source`: what recvmsg says where the peer's records come from `endpoint`."""
+    `until_us`: `lane` may seal as it stands until then (NO_LANE: it may not). `held`: no packet goes either
+    way for now; its networks stay its own, or they would fall to whoever has wider ones. `room`: bytes of
+    UDP payload that the path carries. `source`: what recvmsg says where the peer's records come from
+    `endpoint`."""
 
     machine_id: bytes
     name4: bytes = b""
@@ -40,6 +42,7 @@ class Flow:
     lane: Lane | None = None
     encrypt: Cipher = _no_cipher
     until_us: int = NO_LANE
+    held: bool = False
     endpoint: Address | None = None
     source: Source | None = None
     target: Target = ("", 0)

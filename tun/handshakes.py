@@ -201,5 +201,5 @@ class Handshakes:
     def _keypair(
         self, established: Established, started_us: int, now_us: int, clock_us: int, where: Address
     ) -> Keypair:
-        session = Session(established, started_us)
-        return Keypair(session, session.open_lane(), established.initiator, now_us, clock_us, where)
+        session, initiator = Session(established, started_us), established.initiator
+        return Keypair(session, session.open_lane(), initiator, now_us, clock_us, where, established.exporter)

@@ -19,7 +19,8 @@ MAX_UNCONFIRMED = 8
 
 @dataclass(slots=True, eq=False)
 class Keypair:
-    """One session and what is known of its handshake. `clock_us`: Unix time in message 1."""
+    """One session and what is known of its handshake. `clock_us`: Unix time in message 1. `exporter`: 32
+    secret bytes of the handshake, for other uses than records; gone with the session."""
 
     session: Session
     lane: Lane
@@ -27,6 +28,7 @@ class Keypair:
     born_us: int
     clock_us: int
     answered_to: Address | None  # where message 2 went (None: to several places), or came from
+    exporter: bytes = field(repr=False)
     used: bool = False  # we have sealed a record with it
     crossed: bool = False  # both sides started at once, and ours is the one that should win
     spans: SpanBuffer = field(default_factory=SpanBuffer)
@@ -47,6 +49,18 @@ class Keypairs:
 
     def all(self) -> list[Keypair]:
         return [kp for kp in (self.current, self.previous, *self.unconfirmed) if kp is not None]
+
+    def transcripts(self) -> tuple[bytes, ...]:
+        """Of the confirmed sessions, the current one first."""
+        return tuple(keypair.session.transcript for keypair in self._confirmed())
+
+    def exporter(self, transcript: bytes) -> bytes | None:
+        """Of the confirmed session with this transcript."""
+        found = (kp.exporter for kp in self._confirmed() if kp.session.transcript == transcript)
+        return next(found, None)
+
+    def _confirmed(self) -> list[Keypair]:
+        return [kp for kp in (self.current, self.previous) if kp is not None and not kp.session.expired]
 
     def offer(self, keypair: Keypair) -> list[Keypair]:
         """A session that its initiator has not confirmed yet."""
@@ -85,6 +99,7 @@ class Keypairs:
     def _end(self, ended: list[Keypair]) -> list[Keypair]:
         for keypair in ended:
             keypair.session.forget()
+            keypair.exporter = b""
             if keypair is self.current:
                 self.current = None
             elif keypair is self.previous:

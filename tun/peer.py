@@ -20,7 +20,7 @@ from dataclasses import replace
 from crypto.errors import LocalFault, PeerFault
 from tun import control
 from tun.addresses import Address
-from tun.control import Control
+from tun.control import Control, Note
 from tun.conversation import Conversation
 from tun.events import Connected, Disconnected, Roamed
 from tun.frames import HEAD_BYTES, OVERHEAD_BYTES, PACKET_PREFIX, PREFIX_BYTES, SPAN, Kind, inner, outer
@@ -56,6 +56,7 @@ class Peer:
         self.timers = Timers()
         self.last_handshake_us = -1
         self.armed_us = NEVER
+        self.held = False  # its packets go nowhere for now: see TunnelCore.gate
         self.span = False  # what a worker sends in, and the loss that the peer reports to it
         self.loss: float | None = None
         self._staged: deque[tuple[Kind, bytes]] = deque(maxlen=MAX_STAGED)
@@ -88,6 +89,9 @@ class Peer:
 
     def send_packet(self, packet: bytes, now_us: int, unix_us: int) -> None:
         """An IP packet from our TUN: sealed and out, or staged until there is a session."""
+        if self.held:
+            self._host.count("packet held back")
+            return
         keypair = self.keypairs.current
         endpoint = self.paths.endpoint
         if (
@@ -97,11 +101,21 @@ class Peer:
         ):
             self._stage(Kind.PACKET, packet, now_us, unix_us)
             return
-        self.traffic.sent_bytes += len(packet)
-        self.traffic.sent_packets += 1
+        self.traffic.sent(len(packet))
         self.timers.sent_data(now_us)
         self._host.arm(self, self.timers.no_reply_us)
-        if keypair.initiator and keypair.session.elapsed_zeqonds(now_us) >= self._host.rekey_zeqonds:
+        self._rekey(now_us, unix_us)
+
+    def send_note(self, body: bytes, now_us: int, unix_us: int) -> bool:
+        """In the present session, or not at all; it keeps the session up as a packet does."""
+        sent = self.send_kind(Kind.CONTROL, control.encode(Note(body)), now_us)
+        if sent:
+            self._rekey(now_us, unix_us)
+        return sent
+
+    def _rekey(self, now_us: int, unix_us: int) -> None:
+        keypair, age = self.keypairs.current, self._host.rekey_zeqonds
+        if keypair is not None and keypair.initiator and keypair.session.elapsed_zeqonds(now_us) >= age:
             self.handshakes.connect(now_us, unix_us)
 
     def send_control(self, message: Control, now_us: int, unix_us: int) -> None:
@@ -118,26 +132,28 @@ class Peer:
 
     def send_kind(self, kind: Kind, body: bytes, now_us: int, to: Address | None = None) -> bool:
         """One record to the endpoint, or to where it was heard from; False where there is no session."""
+        return self._send(inner(kind, body), now_us, to)
+
+    def _send_keepalive(self, now_us: int) -> None:
+        self._send(b"", now_us)
+
+    def _send(self, plaintext: bytes, now_us: int, to: Address | None = None, room: int = 0) -> bool:
+        """`room`: bytes of a datagram, where it is not what the path is known to carry."""
         keypair, address = self.keypairs.current, to or self.paths.endpoint
         if keypair is None or address is None:
             return False
-        return self._seal(keypair, inner(kind, body), address, now_us)
+        return self._seal(keypair, plaintext, address, now_us, room)
 
-    def _send_keepalive(self, now_us: int) -> None:
-        keypair, address = self.keypairs.current, self.paths.endpoint
-        if keypair is not None and address is not None:
-            self._seal(keypair, b"", address, now_us)
-
-    def _seal(self, keypair: Keypair, plaintext: bytes, address: Address, now_us: int) -> bool:
+    def _seal(self, keypair: Keypair, plaintext: bytes, address: Address, now_us: int, room: int = 0) -> bool:
         try:
             iv, ciphertext = keypair.lane.seal(plaintext, now_us)
         except LocalFault:
             self._expire(now_us)
             return False
-        for datagram in outer(iv, ciphertext, self.paths.payload):
+        for datagram in outer(iv, ciphertext, room or self.paths.payload):
             self._host.emit(datagram, address)
         keypair.used = True
-        if address == self.paths.endpoint:  # elsewhere goes only a challenge or its echo
+        if address == self.paths.endpoint and not room:  # a probe may be too large even to leave
             self.timers.last_sent_us = now_us
         return True
 
@@ -155,7 +171,8 @@ class Peer:
         self._persistent_us = now_us + PERSISTENT_US
         self._backoff_us = PERSISTENT_US
         self._met = True
-        self._host.event(Connected(self.machine_id, self.paths.endpoint, keypair.initiator, keypair.clock_us))
+        where, transcript = self.paths.endpoint, keypair.session.transcript
+        self._host.event(Connected(self.machine_id, where, keypair.initiator, keypair.clock_us, transcript))
         if self.config.token:
             self.conversation.introduce(now_us)
         self._flush(now_us, unix_us)
@@ -213,7 +230,7 @@ class Peer:
         """What a worker of the data path did for this peer; the timers follow as if we had done it."""
         self.traffic.add(told)
         self.span, self.loss = told.span, told.loss if told.loss >= 0 else None
-        self.timers.carried(told)
+        self.timers.carried(told, self.held)
         keypair = self.keypairs.current
         if keypair is not None and keypair.initiator:
             elapsed = keypair.session.elapsed_zeqonds(now_us)
@@ -227,9 +244,11 @@ class Peer:
             if self.guest:
                 self._host.count("packet before the invitation was redeemed")
                 return
-            self.traffic.received_bytes += len(body)
-            self.traffic.received_packets += 1
-            self._host.deliver(self, body)
+            if self.held:
+                self._host.count("packet held back")
+            else:
+                self.traffic.received(len(body))
+                self._host.deliver(self, body)
             self.timers.received_data(now_us, now_us)
             self._host.arm(self, self.timers.keepalive_us)
         elif kind == Kind.CONTROL:
@@ -297,19 +316,8 @@ class Peer:
             if request.ask is Ask.CHALLENGE:
                 self.send_kind(Kind.PATH_CHALLENGE, request.value, now_us, to=request.address)
             else:
-                self._send_probe(request.value, request.size, request.address, now_us)
-
-    def _send_probe(self, value: bytes, size: int, address: Address, now_us: int) -> None:
-        keypair = self.keypairs.current
-        if keypair is None:
-            return
-        padded = inner(Kind.MTU_PROBE, value.ljust(size - OVERHEAD_BYTES, b"\0"))
-        try:
-            iv, ciphertext = keypair.lane.seal(padded, now_us)
-        except LocalFault:
-            return
-        for datagram in outer(iv, ciphertext, size):
-            self._host.emit(datagram, address)
+                padded = request.value.ljust(request.size - OVERHEAD_BYTES, b"\0")
+                self._send(inner(Kind.MTU_PROBE, padded), now_us, request.address, request.size)
 
     def deadline_us(self) -> int:
         return min(

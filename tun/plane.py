@@ -187,7 +187,7 @@ class Plane:
     def _ready(self, flow: Flow, now: int) -> bool:
         """Into the present zeqond; False where nothing may be sent."""
         lane = flow.lane
-        if lane is None:
+        if lane is None or flow.held:
             return False
         try:
             flow.encrypt = lane.ready(now).encrypt_into
@@ -206,6 +206,8 @@ class Plane:
         """No session: the node makes one, and keeps the packet until then."""
         if flow is None:
             self.counters["packet for nobody"] += 1
+        elif flow.held:
+            self.counters["packet held back"] += 1
         elif self._may_hand_up():
             self.unsent += complete(self._input, at, at + size)
         else:
@@ -490,9 +492,11 @@ class Plane:
         if count != total and not mend(self._opened, start, place, count, total, end):
             self.counters["segments that do not fit together"] += 1
             return
-        flow.received_packets += count - 1
-        flow.received_bytes += (count - 1) * headers
+        before = flow.received_packets
         self._deliver(flow, start, end)
+        if flow.received_packets != before:  # who is refused, or held back, was carried nothing
+            flow.received_packets += count - 1
+            flow.received_bytes += (count - 1) * headers
 
     def _deliver(self, flow: Flow, start: int, end: int) -> None:
         """virtio_net_hdr ‖ packet at start … end of the opened: to the host, if it may have it."""

@@ -20,11 +20,14 @@ MAX_BUFFERED = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class PeerIs:
-    """A peer, or what has changed of it: its local IPv4 name (4 bytes) and the networks that are its own."""
+    """A peer, or what has changed of it: its local IPv4 name (4 bytes) and the networks that are its own.
+
+    `held`: no packet of theirs goes either way for now."""
 
     machine_id: bytes
     name4: bytes
     networks: list[str]
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv4Network, ip_network
 from crypto.errors import LaneExhausted
 from crypto.session import LANES, Session, SessionKeys
 from tun.addresses import target
-from tun.flow import Channel, Flow
+from tun.flow import NO_LANE, Channel, Flow
 from tun.loss import LossMeter, Outlook
 from tun.names4 import DEFAULT_POOL, Pool, Translator
 from tun.packet import IPV6_HEADER, AllowedIPs
@@ -84,6 +84,9 @@ class Table:
         self._allowed.remove_value(flow)
         for network in message.networks:
             self._allowed.insert(ip_network(network), flow)
+        flow.held = message.held
+        if flow.held:
+            flow.until_us = NO_LANE  # its next packet finds it not ready; the lane waits for when it may
         if flow.name4 != message.name4:
             flow.name4 = message.name4
             self._names[message.machine_id] = IPv4Address(message.name4)
@@ -223,6 +226,8 @@ class Table:
         return ""
 
     def _refusal(self, flow: Flow, source: bytes, destination: bytes) -> str:
+        if flow.held:
+            return "packet held back"
         if self._allowed.lookup(source) is not flow:
             return "packet with a source that is not the peer's"
         if self._served.lookup(destination) is None:

@@ -46,11 +46,14 @@ class Timers:
         if self.keepalive_us == NEVER:
             self.keepalive_us = first_us + KEEPALIVE_US
 
-    def carried(self, told: Carried) -> None:
+    def carried(self, told: Carried, held: bool) -> None:
+        """`held`: what a worker heard were packets that may not come in; they are owed an answer as well."""
         if told.last_heard_us:
             self.heard(told.last_heard_us)
         if told.received_packets:
             self.received_data(told.first_received_us, told.last_received_us)
+        elif held and told.last_heard_us:
+            self.received_data(told.last_heard_us, told.last_heard_us)
         if not told.sent_packets:
             return
         self.last_sent_us = max(self.last_sent_us, told.last_sent_us)

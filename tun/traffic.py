@@ -9,15 +9,28 @@ from tun.seam import Carried
 
 @dataclass(slots=True)
 class Traffic:
-    """Counters of inner bytes and packets."""
+    """Counters of inner bytes and packets. `lost_bytes`: how many of those sent did not arrive, as far as the
+    peer's reports of loss say; an estimate, and the peer's word."""
 
     sent_bytes: int = 0
     sent_packets: int = 0
     received_bytes: int = 0
     received_packets: int = 0
+    lost_bytes: float = 0.0
+
+    def sent(self, size: int) -> None:
+        self.sent_bytes += size
+        self.sent_packets += 1
+
+    def received(self, size: int) -> None:
+        self.received_bytes += size
+        self.received_packets += 1
 
     def add(self, told: Carried) -> None:
         self.sent_bytes += told.sent_bytes
         self.sent_packets += told.sent_packets
         self.received_bytes += told.received_bytes
         self.received_packets += told.received_packets
+        self.lost_bytes += told.sent_bytes * min(
+            1.0, max(0.0, told.loss)
+        )  # a liar's may be above 1; −1: none

@@ -52,6 +52,7 @@ CONTROL: dict[str, control.Control] = {
     "ping": control.Ping(2**64 - 1),
     "pong": control.Pong(7),
     "bye": control.Bye(),
+    "note": control.Note(bytes(range(5))),
 }
 
 

@@ -245,6 +245,16 @@ def test_traffic_counts_what_workers_carried() -> None:
     assert peer.traffic.sent_bytes == before.sent_bytes + 5_000
     assert peer.traffic.received_packets == before.received_packets + 1
     assert (peer.span, peer.loss) == (True, 0.25)
+    assert peer.traffic.lost_bytes == 1_250
+
+
+@pytest.mark.parametrize(("loss", "lost"), [(-1.0, 0.0), (0.0, 0.0), (0.5, 50.0), (1.0, 100.0), (7.0, 100.0)])
+def test_lost_bytes_are_what_the_peer_reports_and_never_more_than_was_sent(loss: float, lost: float) -> None:
+    wire, a, b, _ = connected()
+    for _ in range(2):
+        report = replace(NOTHING, machine_id=b.id, sent_bytes=100, sent_packets=1, loss=loss)
+        a.core.carried(report, wire.now_us, wire.unix_us(a))
+    assert a.core.peers[b.id].traffic.lost_bytes == 2 * lost
 
 
 def test_the_initiator_rekeys_at_the_age_that_was_set() -> None:

@@ -15,7 +15,7 @@ from crypto.identity import MachineKeys
 from tests.forgery import connected, current, deliver, forged_message1, message1_datagrams
 from tests.pair import LOOKUP, Node, Wire, at, ipv6
 from tun import control, fragments, keyrequest
-from tun.control import BadControl, Bye, Control, Hello, Ping, Pong, Refused, Welcome
+from tun.control import BadControl, Bye, Control, Hello, Note, Ping, Pong, Refused, Welcome
 from tun.frames import KEY_REQUEST, KEYS, MESSAGE1, Kind, outer
 from tun.keyrequest import KeyRequest
 
@@ -170,7 +170,7 @@ def messages_of_any_shape() -> st.SearchStrategy[bytes]:
         st.text(max_size=40),
     )
     anything = st.recursive(leaves, lambda inner: st.lists(inner, max_size=5), max_leaves=12)
-    shaped = st.tuples(st.integers(0, 8), anything, anything, anything, anything).map(list)
+    shaped = st.tuples(st.integers(0, 9), anything, anything, anything, anything).map(list)
     cut = st.tuples(shaped, st.integers(1, 5)).map(lambda pair: pair[0][: pair[1]])
     packed: st.SearchStrategy[bytes] = (cut | anything).map(lambda value: bytes(msgpack.packb(value)))
     return packed
@@ -216,6 +216,7 @@ MESSAGES: st.SearchStrategy[Control] = st.one_of(
     st.builds(Ping, st.integers(0, 2**64 - 1)),
     st.builds(Pong, st.integers(0, 2**64 - 1)),
     st.just(Bye()),
+    st.builds(Note, st.binary(max_size=900)),
 )
 
 
@@ -243,6 +244,10 @@ def test_control_messages_beyond_their_bounds_are_refused() -> None:
             [],
             [0],
             [7],
+            [7, "text"],
+            [7, bytes(901)],
+            [7, b"", b""],
+            [8, b""],
             [6, 6],
             [1],
             [1, token, "name", secret],
