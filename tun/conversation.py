@@ -11,6 +11,7 @@ from tun.control import Bye, Hello, Note, Ping, Pong, Refused, Welcome
 from tun.events import Disconnected, Introduced, Noted, Ponged, TurnedAway, Welcomed
 from tun.frames import Kind
 from tun.host import Host
+from tun.limits import RateLimit
 from tun.paths import NEVER
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 HELLO_AGAIN_US = (1_000_000, 1_000_000, 2_000_000, 4_000_000, 8_000_000)
 MAX_PINGS = 64
+NOTES_PER_SECOND = 256  # what two machines settle is some 160 a second where they carry 10 Gbit/s
+NOTE_BURST = 512
 
 
 class Conversation:
@@ -27,6 +30,7 @@ class Conversation:
         self._host = host
         self._peer = peer
         self._pings: dict[int, int] = {}
+        self._notes = RateLimit(NOTES_PER_SECOND, NOTE_BURST)
         self._hellos = 0
         self.hello_us = NEVER
 
@@ -87,6 +91,8 @@ class Conversation:
             case Note(noted):
                 if peer.guest:
                     self._host.count("note before the invitation was redeemed")
+                elif not self._notes.allow(None, now_us):
+                    self._host.count("note over the rate limit")
                 else:
                     self._host.event(Noted(peer.machine_id, noted))
             case Bye():

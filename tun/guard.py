@@ -11,6 +11,9 @@ as a refusal. So an honest caller has its cookie at the first asking, whatever o
 do, unless somebody sends 100 a second in the name of its very address and port, or 20,000 a second from some
 hundred ports; then it has its share of them.
 
+While the machine is listed, a mac1 may be under either of two keys: with its lookup secret, or of machine_id
+alone, which everybody may know then. What follows is the same for both.
+
 Under load means: more than 256 datagrams with a right mac1 in one second, or half of all partial messages in
 use; it then lasts a second. The counters say what was refused and why.
 """

@@ -31,6 +31,5 @@ class Traffic:
         self.sent_packets += told.sent_packets
         self.received_bytes += told.received_bytes
         self.received_packets += told.received_packets
-        self.lost_bytes += told.sent_bytes * min(
-            1.0, max(0.0, told.loss)
-        )  # a liar's may be above 1; −1: none
+        if told.loss > 0:  # −1: nothing was reported; above 1: a lie
+            self.lost_bytes += told.sent_bytes * min(1.0, told.loss)

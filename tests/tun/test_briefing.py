@@ -284,6 +284,7 @@ def test_after_a_worker_is_lost_every_session_is_renewed() -> None:
 
 MESSAGES: list[Message] = [
     PeerIs(b"m" * 32, b"\xc6\x12\0\2", ["fd00::/8", "10.0.0.0/8"]),
+    PeerIs(b"m" * 32, b"\xc6\x12\0\2", [], held=True),
     SessionOpened(b"m" * 32, 64, 128, True, b"k" * 32, 3, 2**32 - 1, 10**15, False),
     Stray(b"\xc0" * 2000, "::ffff:192.0.2.1", 51777),
     Unsent([b"a" * 60_000, b""]),

@@ -11,6 +11,7 @@ from tests.forgery import connected, current, deliver
 from tests.pair import LOOKUP, SECOND, Node, Wire
 from tun import control
 from tun.control import MAX_NOTE_BYTES, Hello, Note
+from tun.conversation import NOTE_BURST, NOTES_PER_SECOND
 from tun.doorkeeper import Invited
 from tun.events import Noted
 from tun.frames import MESSAGE1, Kind, inner, outer
@@ -124,6 +125,24 @@ def test_a_note_that_is_too_long_is_refused_here_and_there() -> None:
     deliver(wire, b, outer(iv, sealed, 1400), a.address)
     assert not noted(b)
     assert b.core.counters["control message refused"] == 1
+
+
+def test_a_flood_of_notes_is_heard_so_often_and_no_more() -> None:
+    """Whoever is a peer may be a stranger that pays: what it says must not fill our memory."""
+    wire, a, b = talking()
+    c = wire.node("c", "203.0.113.1")
+    wire.introduce(b, c)
+    wire.send(c, b)
+    wire.run(1)
+    for second in range(3):
+        for _ in range(1000):
+            assert note(wire, a, b, b"%d" % second)
+        wire.run(1)
+    assert len(noted(b)) in range(NOTE_BURST + 2 * NOTES_PER_SECOND - 2, NOTE_BURST + 3 * NOTES_PER_SECOND)
+    assert b.core.counters["note over the rate limit"] == 3000 - len(noted(b))
+    assert note(wire, c, b, b"another")
+    wire.run(1)
+    assert noted(b)[-1] == Noted(c.id, b"another"), "each peer has a rate of its own"
 
 
 @given(st.binary(max_size=MAX_NOTE_BYTES))

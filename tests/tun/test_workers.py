@@ -10,7 +10,7 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from tun.errors import DataPathError
 from tun.seam import (
     Aim,
     Carried,
+    Counted,
     Down,
     Heard,
     PeerIs,
@@ -208,6 +209,36 @@ async def test_a_packet_without_a_session_goes_up_whole() -> None:
         (unsent,) = [each for each in a.heard if isinstance(each, Unsent)]
         assert [each[-12:] for each in unsent.packets] == [b"who takes me"]
         assert unsent.packets[0][8:40] == V6_PAIR
+
+
+async def test_a_gate_closes_for_every_worker_both_ways_and_opens_again() -> None:
+    async with pair(queues=2) as (a, b):
+        (peer,) = [each for each in b.messages() if isinstance(each, PeerIs)]
+
+        async def gate(number: int, held: bool) -> None:
+            b.workers.tell([replace(peer, held=held), Report(number)])
+            await b.wait(lambda: b.heard.count(Reported(number)) == 2)
+
+        def held_back() -> int:
+            counted = [each.counters for each in b.heard if isinstance(each, Counted)]
+            return sum(counters.get("packet held back", 0) for counters in counted)
+
+        for queue in (0, 1):
+            a.ends[queue].send(packet(b"before"))
+            await b.take(queue)
+        await gate(1, held=True)
+        for queue in (0, 1):
+            a.ends[queue].send(packet(b"in"))
+            b.ends[queue].send(packet(b"out"))
+        await b.wait(lambda: held_back() == 4)
+        await gate(2, held=False)
+        for queue in (0, 1):
+            a.ends[queue].send(packet(b"in again"))
+            assert (await b.take(queue)).endswith(b"in again")
+            b.ends[queue].send(packet(b"out again"))
+            assert (await a.take(queue)).endswith(b"out again")
+        assert held_back() == 4
+        assert not [each for each in b.heard if isinstance(each, Unsent)]
 
 
 async def test_a_killed_worker_is_replaced_and_receives_only_in_newer_sessions() -> None:
