@@ -5,7 +5,7 @@
     trailer  HMAC-SHA256 of all before (32) ‖ SHA-256 of all before (32)               integers big-endian
 
     vault key: crypto/vault_keys.py, where it also stands what each kind of key protects against
-    key check, MAC key, entry key = HKDF-Expand(vault key, purpose ‖ name); associated data: version ‖ name
+    key check, MAC key, boxes: crypto/vault_box.py; associated data: version ‖ name
 
 The SHA-256 tells damage from a wrong key without any key; the key check tells a wrong key from a forgery.
 
@@ -22,13 +22,8 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
-
+from crypto.vault_box import NONCE_BYTES, Boxes, damaged
 from crypto.vault_keys import (
-    KEY_BYTES,
     KIND_NAMES,
     SALT_BYTES,
     SCRYPT_COSTS,
@@ -36,7 +31,6 @@ from crypto.vault_keys import (
     KeyKind,
     KeySource,
     NoSuchSecret,
-    VaultDamaged,
     VaultTooNew,
     WrongVaultKey,
     kind_of,
@@ -50,7 +44,6 @@ _MAGIC: Final = b"ZSCV"
 _HEADER: Final = struct.Struct(">4sBBB16sH16s")
 _LENGTH: Final = struct.Struct(">I")
 _CHECK_BYTES: Final = 16
-_NONCE_BYTES: Final = 12
 _HASH_BYTES: Final = 32
 
 
@@ -59,7 +52,7 @@ class Vault:
 
     def __init__(self, header: KeyHeader, key: bytes, entropy: Callable[[int], bytes]) -> None:
         self._header = header
-        self._key = key
+        self._boxes = Boxes(key)
         self._entropy = entropy
         self._sealed: dict[str, bytes] = {}
 
@@ -76,13 +69,18 @@ class Vault:
         if kind_of(source) is not header.kind:
             raise WrongVaultKey(f"this vault opens with {KIND_NAMES[header.kind]} only; give that")
         vault = cls(header, vault_key(source, header), entropy)
-        if not hmac.compare_digest(check, vault._derived(b"check")[:_CHECK_BYTES]):
+        if not hmac.compare_digest(check, vault._boxes.derived(b"check")[:_CHECK_BYTES]):
             raise WrongVaultKey(f"{KIND_NAMES[header.kind]} is not the one of this vault; give the right one")
         signed, mac = data[: -2 * _HASH_BYTES], data[-2 * _HASH_BYTES : -_HASH_BYTES]
-        if not hmac.compare_digest(mac, vault._mac(signed)):
-            raise _damaged()
+        if not hmac.compare_digest(mac, vault._boxes.mac(b"mac", signed)):
+            raise damaged()
         vault._read_entries(signed[_HEADER.size :], count)
         return vault
+
+    @property
+    def kind(self) -> KeyKind:
+        """Of the key that opens it."""
+        return self._header.kind
 
     def names(self) -> list[str]:
         """In alphabetical order."""
@@ -92,26 +90,27 @@ class Vault:
         """Seal `secret` under `name` (1 to 255 bytes of UTF-8), over what was there."""
         if not 1 <= len(name.encode()) <= 255:
             raise ValueError("a secret's name has 1 to 255 bytes")
-        nonce = self._entropy(_NONCE_BYTES)
-        self._sealed[name] = nonce + self._cipher(name).encrypt(nonce, secret, _associated(name))
+        self._sealed[name] = self._boxes.seal(name, _associated(name), secret, self._entropy(NONCE_BYTES))
 
     def get(self, name: str) -> bytes:
         """Raises NoSuchSecret, or VaultDamaged."""
-        sealed = self._entry(name)
-        nonce, box = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
-        try:
-            return self._cipher(name).decrypt(nonce, box, _associated(name))
-        except (InvalidTag, ValueError) as error:
-            raise _damaged() from error
+        return self._boxes.open(name, _associated(name), self._entry(name))
 
     def remove(self, name: str) -> None:
         """Raises NoSuchSecret."""
         self._entry(name)
         del self._sealed[name]
 
+    def resealed(self, source: KeySource) -> Vault:
+        """The same secrets under another key, with a new salt and new nonces; raises VaultDamaged."""
+        vault = Vault.create(source, self._entropy)
+        for name in self.names():
+            vault.put(name, self.get(name))
+        return vault
+
     def to_bytes(self) -> bytes:
         """The whole vault, as drawn above; equal contents give equal bytes."""
-        check = self._derived(b"check")[:_CHECK_BYTES]
+        check = self._boxes.derived(b"check")[:_CHECK_BYTES]
         parts = [
             _HEADER.pack(
                 _MAGIC,
@@ -127,7 +126,7 @@ class Vault:
             encoded, sealed = name.encode(), self._sealed[name]
             parts += [bytes([len(encoded)]), encoded, _LENGTH.pack(len(sealed)), sealed]
         signed = b"".join(parts)
-        signed += self._mac(signed)
+        signed += self._boxes.mac(b"mac", signed)
         return signed + hashlib.sha256(signed).digest()
 
     def __repr__(self) -> str:
@@ -149,18 +148,9 @@ class Vault:
                 self._sealed[data[at + 1 : name_end].decode()] = data[at_sealed : at_sealed + size]
                 at = at_sealed + size
         except (IndexError, struct.error, UnicodeDecodeError) as error:
-            raise _damaged() from error
+            raise damaged() from error
         if at != len(data) or len(self._sealed) != count:
-            raise _damaged()
-
-    def _cipher(self, name: str) -> AESGCM:
-        return AESGCM(self._derived(b"entry " + name.encode()))
-
-    def _mac(self, signed: bytes) -> bytes:
-        return hmac.digest(self._derived(b"mac"), signed, "sha256")
-
-    def _derived(self, purpose: bytes) -> bytes:
-        return HKDFExpand(SHA256(), KEY_BYTES, purpose).derive(self._key)
+            raise damaged()
 
 
 def key_kind(data: bytes) -> KeyKind:
@@ -171,24 +161,20 @@ def key_kind(data: bytes) -> KeyKind:
 def _read_header(data: bytes) -> tuple[KeyHeader, bytes, int]:
     """Header, key check and number of entries of bytes that are whole."""
     if len(data) < _HEADER.size + 2 * _HASH_BYTES or not data.startswith(_MAGIC):
-        raise _damaged()
+        raise damaged()
     if hashlib.sha256(data[:-_HASH_BYTES]).digest() != data[-_HASH_BYTES:]:
-        raise _damaged()
+        raise damaged()
     _, version, kind, cost, salt, count, check = _HEADER.unpack_from(data)
     if version > VERSION:
         raise VaultTooNew("this vault was written by a newer zeqnode; update this one")
     try:
         header = KeyHeader(KeyKind(kind), cost, salt)
     except ValueError as error:
-        raise _damaged() from error
+        raise damaged() from error
     if header.kind is KeyKind.PASSPHRASE and cost not in SCRYPT_COSTS:
-        raise _damaged()
+        raise damaged()
     return header, check, count
 
 
 def _associated(name: str) -> bytes:
     return bytes([VERSION]) + name.encode()
-
-
-def _damaged() -> VaultDamaged:
-    return VaultDamaged("this vault is damaged; put back a backup of it")

@@ -222,3 +222,23 @@ def test_nothing_secret_is_shown() -> None:
     shown = f"{FIELD!r} {PHRASE!r} {FILE!r} {vault!r}"
     for secret in ("0f0f", "horse", "\\x01", "secret one"):
         assert secret not in shown
+
+
+@pytest.mark.parametrize(("source", "kind"), SOURCES)
+def test_a_vault_is_resealed_under_any_other_key(source: KeySource, kind: KeyKind) -> None:
+    old = Vault.open(filled(FieldKey("aa" * 32)), FieldKey("aa" * 32))
+    new = old.resealed(source)
+    assert new.kind is kind
+    again = Vault.open(new.to_bytes(), source)
+    assert {name: again.get(name) for name in again.names()} == {
+        "machine.keys": b"secret one",
+        "vpn.tunnel.1.key": b"secret two",
+    }
+    assert old.get("machine.keys") == b"secret one"
+    with pytest.raises(WrongVaultKey):
+        Vault.open(new.to_bytes(), FieldKey("aa" * 32))
+
+
+def test_resealing_takes_a_new_salt_also_for_the_same_key() -> None:
+    old = Vault.open(filled(FIELD), FIELD)
+    assert old.resealed(FIELD).to_bytes()[7:23] != old.to_bytes()[7:23]
