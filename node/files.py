@@ -36,6 +36,20 @@ def create_exclusive(path: Path, data: bytes, mode: int = 0o600) -> None:
     _place(path, data, mode, os.link)
 
 
+def replace(path: Path, target: Path) -> None:
+    """Give a file the name `target`, over what is there, durably; both are in one directory."""
+    with sentences(target):
+        path.replace(target)
+        _sync_directory(target.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file durably; one that is not there is removed already."""
+    with sentences(path):
+        path.unlink(missing_ok=True)
+        _sync_directory(path.parent)
+
+
 def read_private(path: Path) -> bytes:
     """Content of a secret file; raises LoosePermissions where group or others have any right to it."""
     with sentences(path), path.open("rb") as file:

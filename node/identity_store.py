@@ -5,8 +5,9 @@
     <state>/identity.vault   the vault, 0600; crypto/vault_keys.py says what its key protects against
 
 They are written in this order, and the identity exists from the moment that identity.vault does. A crash
-before that leaves a key file, which the next try uses, and a bundle, which it writes over. Whoever calls
-`create`, `load` or `save_vault` holds the state directory's lock.
+before that leaves a key file, which the next try uses, and a bundle, which it writes over. While the key file
+is replaced there are two, `vault.key.next` is the new one, and one of them opens the vault at any moment.
+Whoever calls `create`, `load`, `open_vault` or a function that writes holds the state directory's lock.
 
 The key is ZEQ_FIELD_KEY (64 hex digits), else ZEQ_PASSPHRASE, else the key file.
 """
@@ -31,6 +32,7 @@ from crypto.vault_keys import (
     Passphrase,
     VaultDamaged,
     VaultError,
+    WrongVaultKey,
 )
 from node.errors import AlreadyExists, StateDamaged, Usage, UserError
 from node.files import (
@@ -38,6 +40,8 @@ from node.files import (
     create_exclusive,
     make_private_directory,
     read_private,
+    remove,
+    replace,
     sentences,
     write_atomic,
 )
@@ -48,6 +52,7 @@ PASSPHRASE_VARIABLE: Final = "ZEQ_PASSPHRASE"  # noqa: S105  the variable's name
 _VAULT: Final = "identity.vault"
 _PUBLIC: Final = "identity.pub"
 _KEY_FILE: Final = "vault.key"
+_NEXT_KEY_FILE: Final = "vault.key.next"
 _KEYS_NAME: Final = "machine.keys"
 
 
@@ -57,8 +62,7 @@ class VaultClosed(UserError):
 
 def exists(state: Path) -> bool:
     """Whether a whole identity is in this directory."""
-    with sentences(state):
-        return (state / _VAULT).exists()
+    return _exists(state / _VAULT)
 
 
 def source_from(env: Mapping[str, str]) -> KeySource | None:
@@ -80,7 +84,7 @@ def create(
     if exists(state):
         raise AlreadyExists(f"{state} holds an identity already; choose another directory for a new one")
     with _as_user_errors():
-        vault = Vault.create(source or _own_key_file(state, entropy), entropy)
+        vault = Vault.create(source or _own_key_file(state / _KEY_FILE, entropy), entropy)
         keys = MachineKeys.generate(entropy)
         vault.put(_KEYS_NAME, keys.to_bytes())
     write_atomic(state / _PUBLIC, keys.bundle.to_bytes(), 0o644)
@@ -116,10 +120,20 @@ def load_public(state: Path) -> KeyBundle:
 
 
 def open_vault(state: Path, env: Mapping[str, str]) -> Vault:
-    """The vault, with all its secrets; raises as `load`."""
+    """The vault, with all its secrets; raises as `load`. Ends a change of the key file that was cut short."""
     data = read_private(state / _VAULT)
     with _as_user_errors(state):
-        return Vault.open(data, _source_for(key_kind(data), state, env))
+        source = _source_for(key_kind(data), state, env)
+        if key_kind(data) is not KeyKind.KEY_FILE or not _exists(state / _NEXT_KEY_FILE):
+            return Vault.open(data, source)
+        try:
+            vault = Vault.open(data, source)
+        except WrongVaultKey:
+            vault = Vault.open(data, _read_key_file(state / _NEXT_KEY_FILE))
+            replace(state / _NEXT_KEY_FILE, state / _KEY_FILE)
+        else:
+            remove(state / _NEXT_KEY_FILE)
+        return vault
 
 
 def save_vault(state: Path, vault: Vault) -> None:
@@ -127,17 +141,44 @@ def save_vault(state: Path, vault: Vault) -> None:
     write_atomic(state / _VAULT, vault.to_bytes())
 
 
+def next_key_file(state: Path, entropy: Callable[[int], bytes] = os.urandom) -> KeyFile:
+    """A new key file beside the one that stands, for a vault that `replace_vault` then puts there."""
+    return _own_key_file(state / _NEXT_KEY_FILE, entropy)
+
+
+def replace_vault(state: Path, vault: Vault) -> None:
+    """Put a vault in place that another key opens, then drop the key file of the old one, if it had one."""
+    save_vault(state, vault)
+    if vault.kind is KeyKind.KEY_FILE:
+        replace(state / _NEXT_KEY_FILE, state / _KEY_FILE)
+    else:
+        remove(state / _KEY_FILE)
+
+
+def opens(vault: Vault, source: KeySource) -> bool:
+    """Whether this key is the one that the vault has now; takes half a second for a passphrase."""
+    try:
+        Vault.open(vault.to_bytes(), source)
+    except WrongVaultKey:
+        return False
+    return True
+
+
 def keys_in(vault: Vault) -> MachineKeys:
     """The machine's keys in an open vault; raises VaultError or IdentityError if `create` did not make it."""
     return MachineKeys.from_bytes(vault.get(_KEYS_NAME))
 
 
-def _own_key_file(state: Path, entropy: Callable[[int], bytes]) -> KeyFile:
-    """The key file's key; one that a crash left without a vault is used, never written over."""
-    path = state / _KEY_FILE
-    if not path.exists():
+def _own_key_file(path: Path, entropy: Callable[[int], bytes]) -> KeyFile:
+    """A key file's key; one that a crash left without a vault is used, never written over."""
+    if not _exists(path):
         create_exclusive(path, entropy(KEY_BYTES))
     return _read_key_file(path)
+
+
+def _exists(path: Path) -> bool:
+    with sentences(path):
+        return path.exists()
 
 
 def _read_key_file(path: Path) -> KeyFile:

@@ -1,0 +1,1 @@
+"""ZSC, the vault as a service: named secrets with permissions and expiry, and an audit chain."""
