@@ -19,6 +19,8 @@ from node.vault.tables import Content, Note, Tables
 
 SECRETS_MAX: Final = 4096
 SECRET_BYTES_MAX: Final = 4096
+EXPIRES_MAX: Final = 300_000_000_000
+"""The last zeqond at which a secret may expire: in the year 9356, which calendars still know."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class Book:
         _check(purpose, by, *named)
         if len(secret) > SECRET_BYTES_MAX or len(named) > entries.PERMISSIONS_MAX:
             raise ValueError("a secret has at most 4,096 bytes, and 16 who may have it")
+        if expires is not None and not 0 <= expires <= EXPIRES_MAX:
+            raise ValueError("no zeqond at which a secret can expire")
         over = self._over(now)
         here = {purpose: row.about for purpose, row in self._content.rows.items() if purpose not in over}
         if purpose in here and here[purpose].by != by:

@@ -158,3 +158,36 @@ def test_a_new_identity_comes_from_the_entropy_given(tmp_path: Path) -> None:
     assert made[0].to_bytes() == made[1].to_bytes()
     files = [(tmp_path / name / "identity.vault").read_bytes() for name in ("one", "two")]
     assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("placed", [False, True])
+def test_a_change_of_the_key_file_that_was_cut_short_is_ended(state: Path, placed: bool) -> None:
+    keys = identity_store.create(state, None)
+    old = (state / "vault.key").read_bytes()
+    vault = identity_store.open_vault(state, {}).resealed(identity_store.next_key_file(state))
+    new = (state / "vault.key.next").read_bytes()
+    if placed:
+        identity_store.save_vault(state, vault)
+    assert identity_store.load(state, {}).to_bytes() == keys.to_bytes()
+    assert (state / "vault.key").read_bytes() == (new if placed else old)
+    assert sorted(path.name for path in state.iterdir()) == ["identity.pub", "identity.vault", "vault.key"]
+
+
+def test_two_foreign_key_files_open_nothing_and_stay(state: Path) -> None:
+    identity_store.create(state, None)
+    (state / "vault.key").write_bytes(bytes(32))
+    identity_store.next_key_file(state)
+    with pytest.raises(VaultClosed, match="is not the one"):
+        identity_store.load(state, {})
+    assert (state / "vault.key.next").exists()
+
+
+def test_a_key_file_goes_when_another_kind_of_key_takes_its_place(state: Path) -> None:
+    keys = identity_store.create(state, None)
+    vault = identity_store.open_vault(state, {})
+    assert not identity_store.opens(vault, FieldKey("ab" * 32))
+    identity_store.replace_vault(state, vault.resealed(FieldKey("ab" * 32)))
+    vault = identity_store.open_vault(state, FIELD_ENV)
+    assert identity_store.opens(vault, FieldKey("ab" * 32))
+    assert identity_store.keys_in(vault).to_bytes() == keys.to_bytes()
+    assert sorted(path.name for path in state.iterdir()) == ["identity.pub", "identity.vault"]

@@ -113,6 +113,9 @@ def test_limits(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
         book.put(KEY, bytes(4097), (), None, ME, 0)
     with pytest.raises(ValueError, match="16 who"):
         book.put(KEY, b"", [entries.machine(bytes([n]) * 32) for n in range(17)], None, ME, 0)
+    for expires in (-1, module.EXPIRES_MAX + 1, 2**63):
+        with pytest.raises(ValueError, match="expire"):
+            book.put(KEY, b"", (), expires, ME, 0)
     monkeypatch.setattr(module, "SECRETS_MAX", 2)
     book.put("a", b"", (), 5, ME, 0)
     book.put("b", b"", (), None, ME, 0)
