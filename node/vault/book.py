@@ -60,7 +60,7 @@ class Book:
             if tables.is_new():
                 tables.begin(newest, now, Note(What.CREATE, Outcome.DONE, "", by))
             book = cls(tables)
-            book._over(now)
+            book._erase_what_is_over(now)
         except BaseException:
             tables.close()
             raise
@@ -84,16 +84,15 @@ class Book:
             raise ValueError("a secret has at most 4,096 bytes, and 16 who may have it")
         if expires is not None and not 0 <= expires <= EXPIRES_MAX:
             raise ValueError("no zeqond at which a secret can expire")
-        over = self._over(now)
-        here = {purpose: row.about for purpose, row in self._content.rows.items() if purpose not in over}
-        if purpose in here and here[purpose].by != by:
+        self._erase_what_is_over(now)
+        before = self._about(purpose)
+        if before is not None and before.by != by:
             self._write(now, [Note(What.PUT, Outcome.DENIED, purpose, by)])
             raise _not_permitted(purpose)
-        if len(here) >= SECRETS_MAX and purpose not in here:
+        if before is None and len(self._content.rows) >= SECRETS_MAX:
             raise VaultFull(f"the vault holds {SECRETS_MAX} secrets; end some tunnels, then try again")
         about = About(purpose=purpose, by=by, permissions=named, made=now, expires=expires)
-        notes = [Note(What.EXPIRE, Outcome.DONE, each, self._content.rows[each].about.by) for each in over]
-        self._write(now, [*notes, Note(What.PUT, Outcome.DONE, purpose, by)], (about, secret), over)
+        self._write(now, [Note(What.PUT, Outcome.DONE, purpose, by)], (about, secret))
 
     def get(self, purpose: str, by: str, now: int) -> bytes:
         """Raises NoSuchSecret, NotPermitted, Expired."""
@@ -172,8 +171,11 @@ class Book:
         row = self._content.rows.get(purpose)
         return row.about if row is not None else None
 
-    def _over(self, now: int) -> list[str]:
-        return [purpose for purpose, row in self._content.rows.items() if row.about.is_over(now)]
+    def _erase_what_is_over(self, now: int) -> None:
+        over = {name: row.about.by for name, row in self._content.rows.items() if row.about.is_over(now)}
+        if over:
+            notes = [Note(What.EXPIRE, Outcome.DONE, name, by) for name, by in over.items()]
+            self._write(now, notes, gone=over)
 
     def _write(
         self,

@@ -173,6 +173,17 @@ def test_all_is_sealed_with_another_master_key(path: Path) -> None:
     book.close()
 
 
+def test_what_is_over_is_erased_with_the_next_start(path: Path) -> None:
+    book = reopened(path)
+    book.put("a", b"secret", (), 10, ME, 5)
+    book.put("b", b"secret", (), 11, ME, 5)
+    book.close()
+    book = Book.open(path, master, 1, 10, ME)
+    assert [info.purpose for info in book.infos()] == ["b"]
+    assert told(book)[-1] == ("expire", "done", "a", ME)
+    book.close()
+
+
 # ---------------------------------------------------------------------------- tampering
 
 
