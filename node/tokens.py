@@ -42,7 +42,7 @@ _PREFIX: Final = "zsm_"
 _SECRET_BYTES: Final = 32
 _TEXT: Final = re.compile(r"zsm_[A-Za-z0-9_-]{43}")
 _DAY_SECONDS: Final = 86_400
-_MIGRATIONS: Final = (
+MIGRATIONS: Final = (
     (
         """CREATE TABLE tokens (
             hash BLOB PRIMARY KEY, name TEXT NOT NULL UNIQUE, scope TEXT NOT NULL,
@@ -179,7 +179,7 @@ class Tokens:
 @asynccontextmanager
 async def open_tokens(path: Path, clock: Callable[[], float] = time.time) -> AsyncIterator[Tokens]:
     """Those in the file at `path`, made (0600) if it is not there. Raises StorageFailed."""
-    database = await trio.to_thread.run_sync(Database.open, path, _MIGRATIONS)
+    database = await trio.to_thread.run_sync(Database.open, path, MIGRATIONS)
     try:
         yield Tokens(database, clock)
     finally:
