@@ -122,6 +122,7 @@ class Server(TCPServer):
                 self.protocol = cast("Any", self._protocol(group))
                 await self.idle_task.restart(group, self._idle_timeout)
                 await self._read_data()
+                await self.idle_task.stop()  # or the group would wait for it
         except OSError:
             pass  # gone
         finally:

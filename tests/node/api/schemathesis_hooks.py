@@ -1,0 +1,42 @@
+"""For schemathesis, which loads this by $SCHEMATHESIS_HOOKS: half of the slugs that it invents become ours,
+so that what it sends gets further than to "that is not this machine"; and 3.0, which JSON Schema takes for
+an integer and this API does not, becomes 3."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import schemathesis
+
+OWN, RELAY = "ZEQ07000000001", "ZEQ07000000007"
+OWNERS = ("requester_slug", "accepter_slug", "terminator_slug", "local_machine", "slug")
+
+
+@schemathesis.hook
+def map_body(context: schemathesis.HookContext, body: Any) -> Any:
+    return _mapped(body)
+
+
+@schemathesis.hook
+def map_query(context: schemathesis.HookContext, query: Any) -> Any:
+    return _mapped(query)
+
+
+@schemathesis.hook
+def map_path_parameters(context: schemathesis.HookContext, path_parameters: Any) -> Any:
+    return _mapped(path_parameters)
+
+
+def _mapped(fields: Any) -> Any:
+    if not isinstance(fields, dict):
+        return fields
+    return {name: _value(name, value) for name, value in fields.items()}
+
+
+def _value(name: str, value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and re.fullmatch("ZEQ07[0-9]{8}[02468]", value):
+        return OWN if name in OWNERS else RELAY
+    return value
