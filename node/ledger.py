@@ -1,19 +1,21 @@
 """The ledger: vouchers that were taken or given, and chains of half-blocks, in one SQLite file.
 
-    vouchers   tunnel_id, given │ sequence amount payer payee raw     the newest of each tunnel, each way
-    blocks     key, number      │ hash answers tunnel_id raw          our chain, and what we know of others'
-    forks      key              │ proof                               who gave one number to two blocks
+What a method has returned is on the disk (node/ledger_reading.py draws the tables). Our own chain grows by
+signing, and a number that was signed for is used up whatever its partner does. A ledger that was put back
+from a backup does not know what it signed since, and would sign a number twice, which proves to everybody
+that it lies. So nothing is signed with a partner before it was heard what of our chain it holds (`heard`),
+and where one holds more than we do we are behind, and sign nothing until all partners have been asked:
 
-What a method has returned is on the disk. Our own chain grows by signing, and a number that was signed for
-is used up whatever its partner does. A ledger that was put back from a backup does not know what it signed
-since, and would sign a number twice, which proves to everybody that it lies: so partners are asked for our
-highest block first (`learn` takes it), and what lies between is missing, which `verify` says.
+    opened ── partner shows what it holds ──┬─ no more than we do ──▶ sign with this partner
+                                            └─ more ──▶ behind: ask the others
+                                                          all heard, or given up ──▶ sign
+
+What lies between is missing, which `verify` says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -21,68 +23,47 @@ from crypto.errors import LocalFault
 from dht.signatures import Signatures
 from node.database import Database
 from node.errors import StateDamaged
-from node.settlement import blocks, vouchers
+from node.ledger_reading import MIGRATIONS, Account, Carried, Entry, Reading, Summary
+from node.settlement import blocks, heads, vouchers
+from node.settlement.audit import BadChain, ChainCheck, Verified
 from node.settlement.blocks import BadBlock, Block, Partner, Party
-from node.settlement.vouchers import Voucher
 
-_MIGRATIONS: Final = (
-    (
-        """CREATE TABLE vouchers (
-            tunnel_id BLOB NOT NULL, given INTEGER NOT NULL, sequence INTEGER NOT NULL,
-            amount INTEGER NOT NULL, payer BLOB NOT NULL, payee BLOB NOT NULL, raw BLOB NOT NULL,
-            PRIMARY KEY (tunnel_id, given)) STRICT, WITHOUT ROWID""",
-        """CREATE TABLE blocks (
-            key BLOB NOT NULL, number INTEGER NOT NULL, hash BLOB NOT NULL UNIQUE, answers BLOB NOT NULL,
-            tunnel_id BLOB NOT NULL, raw BLOB NOT NULL, PRIMARY KEY (key, number)) STRICT, WITHOUT ROWID""",
-        "CREATE INDEX by_answer ON blocks (answers)",
-        "CREATE INDEX by_tunnel ON blocks (tunnel_id)",
-        "CREATE TABLE forks (key BLOB PRIMARY KEY, proof BLOB NOT NULL) STRICT, WITHOUT ROWID",
-    ),
-)
+__all__ = ["Account", "Carried", "ChainBehind", "Entry", "Ledger", "Summary", "Verified", "Verifying"]
+
+STRANGERS_OF_ONE: Final = 64  # blocks of one chain that are in no pair with us
+STRANGERS: Final = 16_384  # such blocks in all: 16 MB with their indexes
+LIARS: Final = 16_384  # proofs: 14 MB; anybody can make keys that lie, so there must be an end
+PAGE: Final = 256  # blocks checked at a time: some 50 ms of one core
+_BEHIND: Final = "behind"
 _KEEP: Final = (
-    "INSERT INTO vouchers VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (tunnel_id, given) DO UPDATE SET "
-    "sequence = excluded.sequence, amount = excluded.amount, raw = excluded.raw "
-    "WHERE excluded.sequence > sequence"
+    "INSERT INTO vouchers VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (tunnel_id, given) DO UPDATE SET "
+    "sequence = excluded.sequence, amount = excluded.amount, carried = excluded.carried, raw = excluded.raw "
+    "WHERE excluded.sequence > sequence AND excluded.payer = payer AND excluded.payee = payee"
+)
+_COUNT: Final = "UPDATE partners SET earned = ?, spent = ?, pairs = pairs + 1 WHERE key = ?"
+_MEET: Final = (
+    "INSERT INTO partners VALUES (?, ?, '0', '0', 1, 0) ON CONFLICT (key) DO UPDATE SET blocks = blocks + 1"
 )
 
 
-@dataclass(frozen=True)
-class Verified:
-    """What `Ledger.verify` found. `missing`: numbers of our chain that are not here. `pairs`: our blocks to
-    which the partner's half is here; `open`: those of which it is not."""
-
-    blocks: int
-    missing: int
-    pairs: int
-    open: int
+class ChainBehind(LocalFault):
+    """Signing now might use a number twice: ask what partners hold of our chain first."""
 
 
-@dataclass(frozen=True)
-class Account:
-    """With one partner (machine_id, 32 bytes), in millionths of a ZEQ: what both have signed for."""
-
-    partner: bytes
-    earned: int
-    spent: int
-
-
-class Ledger:
+class Ledger(Reading):
     """`party`: us. Not for two threads at once; every method may raise StorageFailed."""
 
     def __init__(self, database: Database, party: Party, signatures: Signatures) -> None:
-        self._db = database
-        self._party = party
-        self._signatures = signatures
+        super().__init__(database, party, signatures)
+        self._heard: set[bytes] = set()
 
     @classmethod
     def open(cls, path: Path, party: Party, signatures: Signatures) -> Ledger:
         """Open or create (0600), check, and bring to this program's version."""
-        return cls(Database.open(path, _MIGRATIONS), party, signatures)
+        return cls(Database.open(path, MIGRATIONS), party, signatures)
 
     def close(self) -> None:
         self._db.close()
-
-    # ------------------------------------------------------------------ vouchers
 
     def keep(self, raws: Iterable[bytes]) -> None:
         """Vouchers that were taken or given, of any tunnels, with one write to the disk. Older ones than what
@@ -91,25 +72,16 @@ class Ledger:
         with self._db.transaction():
             for raw in raws:
                 voucher = vouchers.read(raw)
-                values = (voucher.sequence, voucher.amount, voucher.payer, voucher.payee, raw)
-                self._db.execute(_KEEP, voucher.tunnel_id, voucher.payer == us, *values)
-
-    def voucher(self, tunnel_id: bytes, *, given: bool) -> Voucher | None:
-        """The newest of a tunnel that we gave, or took."""
-        raw = self.raw_voucher(tunnel_id, given=given)
-        return vouchers.read(raw) if raw else None
-
-    def raw_voucher(self, tunnel_id: bytes, *, given: bool) -> bytes:
-        """The same with its signature; empty: there is none."""
-        query = "SELECT raw FROM vouchers WHERE tunnel_id = ? AND given = ?"
-        rows = self._db.rows(query, tunnel_id, given)
-        return bytes(rows[0]["raw"]) if rows else b""
+                sums = (voucher.sequence, voucher.amount, voucher.up + voucher.down)
+                given = voucher.payer == us
+                self._db.execute(_KEEP, voucher.tunnel_id, given, *sums, voucher.payer, voucher.payee, raw)
 
     # ------------------------------------------------------------------ our chain
 
     def spend(self, voucher: bytes, payee_key: bytes, zeqond: int) -> Block:
         """Our half for the last voucher (its bytes) of a tunnel that we paid; the same one for the same.
-        Vouchers are sums since the tunnel began, so it is settled once: raises LocalFault for another one."""
+        Vouchers are sums since the tunnel began, so it is settled once: raises LocalFault for another one,
+        and ChainBehind."""
         read = vouchers.read(voucher)
         digest = blocks.voucher_hash(voucher)
         with self._db.transaction():
@@ -118,6 +90,7 @@ class Ledger:
                 raise LocalFault("this tunnel is settled already, by another voucher")
             if known is not None:
                 return known
+            self._may_sign(payee_key)
             to = Partner(machine_id=read.payee, key=payee_key)
             made = blocks.propose(self._party, self.head(), to, read.tunnel_id, digest, read.amount, zeqond)
             self._insert(made)
@@ -125,125 +98,227 @@ class Ledger:
 
     def earn(self, proposal: Block, voucher: bytes, payer_key: bytes, zeqond: int) -> Block:
         """Our half of a pair, for a voucher that we kept; the same one for the same proposal. Raises BadBlock
-        where the proposal does not hold, or does not say what the voucher says."""
-        blocks.check(proposal, self._signatures)
+        where the proposal does not hold, does not say what the voucher says, or forks; and ChainBehind."""
+        blocks.check(proposal, self.signatures)
         said, read = proposal.said, vouchers.read(voucher)
         if (said.tunnel_id, said.voucher) != (read.tunnel_id, blocks.voucher_hash(voucher)):
             raise BadBlock("not of this voucher")
         if (said.delta, said.author, said.key) != (-read.amount, read.payer, payer_key):
             raise BadBlock("not what the voucher says")
-        self.learn(proposal)
+        if self.learn(proposal) is not None:
+            raise BadBlock("its author has signed what contradicts it")
         with self._db.transaction():
             known = self._settled(said.tunnel_id)
             if known is not None and known.said.answers != proposal.hash:
                 raise BadBlock("this tunnel is settled already")
             if known is not None:
                 return known
+            self._may_sign(payer_key)
             made = blocks.accept(self._party, self.head(), proposal, zeqond)
             self._insert(made)
         return made
 
-    def head(self, key: bytes | None = None) -> Block | None:
-        """The block with the highest number of a chain, ours unless a key (32 bytes) is given."""
-        query = "SELECT raw FROM blocks WHERE key = ? ORDER BY number DESC LIMIT 1"
-        rows = self._db.rows(query, self._party.signer.public if key is None else key)
-        return blocks.read(rows[0]["raw"]) if rows else None
+    def heard(self, key: bytes) -> None:
+        """The partner with this key has shown what it holds of our chain, or that it holds nothing; `learn`
+        had it first."""
+        self._heard.add(key)
+        if self.behind and not self.to_ask():
+            self.ask_no_more()
+
+    @property
+    def behind(self) -> bool:
+        """Whether a partner held more of our chain than we do, and the others were not asked yet."""
+        return bool(self._db.rows("SELECT 1 FROM state WHERE name = ?", _BEHIND))
+
+    def to_ask(self) -> list[Partner]:
+        """Partners that were not heard since this was opened; while `behind`, they are to be asked."""
+        return [partner for partner in self.partners() if partner.key not in self._heard]
+
+    def ask_no_more(self) -> None:
+        """Sign again although some do not answer: what they alone hold would be signed twice."""
+        with self._db.transaction():
+            self._db.execute("DELETE FROM state WHERE name = ?", _BEHIND)
 
     # ------------------------------------------------------------------ what others show
 
     def learn(self, block: Block) -> bytes | None:
-        """Somebody's block, or one of ours that a partner kept. The proof where its author gave the number
-        to another one, too: it is kept and to be passed on. Raises BadBlock where it does not hold."""
-        blocks.check(block, self._signatures)
-        key, number = block.place
+        """Somebody's block, or one of ours that a partner kept. The proof where it contradicts one that is
+        here: the proof is kept, not the block, and `untold` until it is passed on. Raises BadBlock where it
+        does not hold."""
+        blocks.check(block, self.signatures)
         with self._db.transaction():
-            rows = self._db.rows("SELECT raw FROM blocks WHERE key = ? AND number = ?", key, number)
-            if not rows:
-                self._insert(block)
+            near = self._near(block)
+            other = next((each for each in near if blocks.contradict(each, block)), None)
+            if other is not None:
+                proof = blocks.fork(other, block)
+                self._blame(block.said.key, proof, told=False)
+                return proof
+            if any(each.place == block.place for each in near):
                 return None
-            known = blocks.read(rows[0]["raw"])
-            if known.raw == block.raw:
-                return None
-            proof = blocks.fork(known, block)
-            self._db.execute("INSERT OR IGNORE INTO forks VALUES (?, ?)", key, proof)
-        return proof
+            if block.said.key == self.us:
+                newest = self.head()
+                if newest is None or newest.said.number < block.said.number:
+                    self._db.execute("INSERT OR IGNORE INTO state VALUES (?)", _BEHIND)
+            self._insert(block)
+        return None
 
-    def learn_fork(self, proof: bytes) -> bool:
-        """Whether it is news, so that it is passed on. Raises BadBlock for what proves nothing."""
-        one, _ = blocks.read_fork(proof, self._signatures)
+    def compare(self, block: Block) -> bytes | None:
+        """As `learn`, but a block that contradicts none is not kept."""
+        if any(blocks.contradict(each, block) for each in self._near(block)):
+            return self.learn(block)
+        return None
+
+    def learn_pair(self, proposal: Block, answer: Block) -> None:
+        """A pair that the payee showed, for its tier. Kept where its payer carried for us: others' word
+        counts for nothing. Raises BadBlock."""
+        if not answer.answers(proposal):
+            raise BadBlock("not a pair")
+        query = "SELECT 1 FROM partners WHERE key = ? AND spent != '0'"
+        if self._db.rows(query, proposal.said.key):
+            self.learn(proposal)
+            self.learn(answer)
+
+    def learn_fork(self, proof: bytes, *, told: bool = True) -> bool:
+        """Whether it is news. `told`: the mesh knows it already. Raises BadBlock for what proves nothing."""
+        one, _ = blocks.read_fork(proof, self.signatures)
         with self._db.transaction():
-            return self._db.execute("INSERT OR IGNORE INTO forks VALUES (?, ?)", one.said.key, proof) > 0
+            return self._blame(one.said.key, proof, told=told)
 
-    def lies(self, key: bytes) -> bool:
-        """Whether it is proven of the holder of this key."""
-        return bool(self._db.rows("SELECT 1 FROM forks WHERE key = ?", key))
+    def untold(self) -> list[bytes]:
+        """Proofs that are to be passed on; who lies itself leaves that to others."""
+        query = "SELECT proof FROM forks WHERE NOT told AND key != ?"
+        return [row["proof"] for row in self._db.rows(query, self.us)]
 
-    # ------------------------------------------------------------------ what it comes to
+    def told(self, proof: bytes) -> None:
+        """It was passed on."""
+        with self._db.transaction():
+            self._db.execute("UPDATE forks SET told = 1 WHERE proof = ?", proof)
 
-    def accounts(self) -> list[Account]:
-        """With each partner with whom there is a pair, by machine_id."""
-        earned: dict[bytes, int] = {}
-        spent: dict[bytes, int] = {}
-        for ours, _ in self._pairs():
-            side = earned if ours.said.delta > 0 else spent
-            side[ours.said.partner] = side.get(ours.said.partner, 0) + abs(ours.said.delta)
-        partners = sorted({*earned, *spent})
-        return [Account(partner, earned.get(partner, 0), spent.get(partner, 0)) for partner in partners]
+    # ------------------------------------------------------------------ checking
 
     def verify(self) -> Verified:
-        """Every block of our chain: its signature, its place, and what it answers. Raises StateDamaged."""
-        before: Block | None = None
-        count = missing = 0
-        for block in self._chain(self._party.signer.public):
-            number = block.said.number
-            try:
-                blocks.check(block, self._signatures)
-            except BadBlock as bad:
-                raise StateDamaged(_broken(number, str(bad))) from bad
-            last = before.said.number if before else 0
-            if number == last + 1 and not block.follows(before):
-                raise StateDamaged(_broken(number, "it does not follow the one before it"))
-            missing += number - last - 1
-            count += 1
-            before = block
-        pairs = sum(1 for _ in self._pairs())
-        return Verified(count, missing, pairs, count - pairs)
+        """Every block of our chain: its signature, its place, its partner's half; and the sums. Raises
+        StateDamaged. In one go; `Verifying` does it in steps."""
+        verifying = Verifying(self.us, self.signatures)
+        while verifying.step(self):
+            pass
+        return verifying.found
 
     # ------------------------------------------------------------------ inside
 
-    def _pairs(self) -> Iterator[tuple[Block, Block]]:
-        """Our half and the partner's, each block in one pair at most."""
-        for block in self._chain(self._party.signer.public):
-            if block.said.answers == blocks.NOTHING:
-                others = [other for other in self._answers(block) if other.answers(block)]
-            else:
-                rows = self._db.rows("SELECT raw FROM blocks WHERE hash = ?", block.said.answers)
-                others = [other for row in rows if block.answers(other := blocks.read(row["raw"]))]
-            if others:
-                yield block, others[0]
-
-    def _chain(self, key: bytes) -> Iterator[Block]:
-        rows = self._db.rows("SELECT raw FROM blocks WHERE key = ? ORDER BY number", key)
-        return (blocks.read(row["raw"]) for row in rows)
-
-    def _answers(self, block: Block) -> list[Block]:
-        rows = self._db.rows("SELECT raw FROM blocks WHERE answers = ? ORDER BY number", block.hash)
-        return [blocks.read(row["raw"]) for row in rows]
+    def _may_sign(self, key: bytes) -> None:
+        if self.behind:
+            raise ChainBehind("partners hold blocks of this chain that are not here; ask all of them first")
+        if key not in self._heard:
+            raise ChainBehind("this partner has not said yet what it holds of our chain")
 
     def _settled(self, tunnel_id: bytes) -> Block | None:
         """Our block about a tunnel."""
-        query = "SELECT raw FROM blocks WHERE key = ? AND tunnel_id = ?"
-        rows = self._db.rows(query, self._party.signer.public, tunnel_id)
-        return blocks.read(rows[0]["raw"]) if rows else None
+        return self._block("SELECT raw FROM blocks WHERE key = ? AND tunnel_id = ?", self.us, tunnel_id)
 
     def _insert(self, block: Block) -> None:
-        key, number = block.place
-        values = (key, number, block.hash, block.said.answers, block.said.tunnel_id, block.raw)
-        self._db.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?)", *values)
+        (key, number), said = block.place, block.said
+        ours = key == self.us
+        names = (block.hash, said.answers, said.tunnel_id, heads.place(key, number))
+        self._db.execute(
+            "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", key, number, *names, not ours, block.raw
+        )
+        if ours:
+            self._db.execute(_MEET, said.partner_key, said.partner)
+            for other in self._halves(block):
+                self._pair(block, other)
+        elif said.partner_key == self.us:
+            for own in self._halves(block):
+                self._pair(own, block)
+        if not ours:
+            self._forget(block)
+
+    def _halves(self, block: Block) -> list[Block]:
+        """The blocks that answer it, or the one that it answers, which make a pair with it."""
+        if block.said.answers == blocks.NOTHING:
+            found = self._blocks("SELECT raw FROM blocks WHERE answers = ? ORDER BY number", block.hash)
+            return [other for other in found if other.answers(block)]
+        found = self._blocks("SELECT raw FROM blocks WHERE hash = ?", block.said.answers)
+        return [other for other in found if block.answers(other)]
+
+    def _pair(self, ours: Block, other: Block) -> None:
+        """Count it, unless one of the two is in another pair."""
+        said = ours.said
+        values = (said.number, other.hash, said.tunnel_id, said.partner_key, said.delta)
+        if not self._db.execute("INSERT OR IGNORE INTO pairs VALUES (?, ?, ?, ?, ?)", *values):
+            return
+        self._db.execute("UPDATE blocks SET heard = 0 WHERE hash = ?", other.hash)
+        row = self._db.rows("SELECT earned, spent FROM partners WHERE key = ?", said.partner_key)[0]
+        earned, spent = int(row["earned"]) + max(0, said.delta), int(row["spent"]) + max(0, -said.delta)
+        self._db.execute(_COUNT, str(earned), str(spent), said.partner_key)
+
+    def _forget(self, newest: Block) -> None:
+        """Of strangers' words, the lowest of one chain and the oldest of all make room for this one."""
+        self._db.execute(
+            "DELETE FROM blocks WHERE rowid IN (SELECT rowid FROM blocks WHERE heard AND key = ? "
+            "AND hash != ? ORDER BY number DESC LIMIT -1 OFFSET ?)",
+            *(newest.said.key, newest.hash, STRANGERS_OF_ONE - 1),
+        )
+        if self._db.rows("SELECT count(*) FROM blocks WHERE heard")[0][0] > STRANGERS:
+            self._db.execute("DELETE FROM blocks WHERE rowid = (SELECT min(rowid) FROM blocks WHERE heard)")
+
+    def _near(self, block: Block) -> list[Block]:
+        """What is here at its place in its chain, before and after it."""
+        (key, number), query = block.place, "SELECT raw FROM blocks WHERE key = ? AND number BETWEEN ? AND ?"
+        return self._blocks(query, key, number - 1, number + 1)
+
+    def _blame(self, key: bytes, proof: bytes, *, told: bool) -> bool:
+        """Beyond the bound, the oldest proof about somebody with whom we have no block makes room."""
+        if not self._db.execute("INSERT OR IGNORE INTO forks VALUES (?, ?, ?)", key, proof, told):
+            return False
+        if self._db.rows("SELECT count(*) FROM forks")[0][0] > LIARS:
+            self._db.execute(
+                "DELETE FROM forks WHERE rowid = (SELECT min(rowid) FROM forks "
+                "WHERE NOT EXISTS (SELECT 1 FROM partners WHERE partners.key = forks.key))"
+            )
+        return True
 
 
-def _broken(number: int, why: str) -> str:
+class Verifying:
+    """`Ledger.verify` in steps, between which vouchers are kept. `found` is the result so far."""
+
+    def __init__(self, key: bytes, signatures: Signatures) -> None:
+        self._check = ChainCheck(key, signatures)
+        self._begun: Summary | None = None
+
+    @property
+    def found(self) -> Verified:
+        return self._check.found
+
+    def step(self, ledger: Ledger) -> bool:
+        """Whether there is more. Raises StateDamaged."""
+        last = self._check.last
+        if last is None:
+            self._begun = ledger.summary()
+        page = ledger.page(last.said.number if last else 0, PAGE)
+        try:
+            for entry in page:
+                self._check.add(*entry)
+        except BadChain as bad:
+            raise StateDamaged(_broken(str(bad))) from bad
+        except (BadBlock, ValueError) as bad:
+            raise StateDamaged(_broken("one cannot be read")) from bad
+        if len(page) == PAGE:
+            return True
+        if self._begun == ledger.summary() and self._sums(ledger) != self.found:
+            raise StateDamaged(_broken("the sums are others than those of the blocks"))
+        return False
+
+    def _sums(self, ledger: Ledger) -> Verified:
+        """What the sums that were kept say, where nothing was written meanwhile."""
+        accounts, kept = ledger.accounts(), ledger.summary()
+        earned, spent = sum(each.earned for each in accounts), sum(each.spent for each in accounts)
+        missing = kept.head.said.number - kept.blocks if kept.head else 0
+        return Verified(kept.blocks, missing, kept.pairs, kept.blocks - kept.pairs, earned, spent)
+
+
+def _broken(why: str) -> str:
     return (
-        f"block {number} of the ledger is not as it was written: {why}; put back a backup of the file, and "
+        f"the ledger is not as it was written: {why}; put back a backup of the file, and "
         f"connect to your partners, who still have your newest block"
     )

@@ -12,8 +12,8 @@
 `delta` is in millionths of a ZEQ: below 0 for who paid. The payer's block uses up its number as soon as it is
 signed; the payee's, which answers it, is a block of its own, so a partner that never signs freezes nothing. A
 pair counts when both are there, each by the key that the other names, and say the same of one tunnel with
-opposite signs: so the sum over all pairs is 0 whatever anybody writes. Two blocks with one number by one
-author prove to anybody that it lies.
+opposite signs: so the sum over all pairs is 0 whatever anybody writes. Two blocks by one author with one
+number, or one after the other where the second names another one before it, prove to anybody that it lies.
 """
 
 from __future__ import annotations
@@ -166,8 +166,18 @@ def check(block: Block, signatures: Signatures) -> None:
         raise BadBlock("signature does not hold")
 
 
+def contradict(one: Block, other: Block) -> bool:
+    """Whether no chain holds both, so that their author has two."""
+    if one.said.key != other.said.key:
+        return False
+    first, second = (one, other) if one.said.number <= other.said.number else (other, one)
+    if first.said.number == second.said.number:
+        return first.raw != second.raw
+    return second.said.number == first.said.number + 1 and second.said.previous != first.hash
+
+
 def fork(one: Block, other: Block) -> bytes:
-    """The proof that their author gave one number to two blocks; the same for the two in either order."""
+    """The proof of two blocks that contradict each other; the same for the two in either order."""
     first, second = sorted((one.raw, other.raw))
     return len(first).to_bytes(_LENGTH_BYTES, "big") + first + second
 
@@ -176,8 +186,8 @@ def read_fork(data: bytes, signatures: Signatures) -> tuple[Block, Block]:
     """The two blocks of a proof. Raises BadBlock for what proves nothing."""
     size = int.from_bytes(data[:_LENGTH_BYTES], "big")
     one, other = read(data[_LENGTH_BYTES:][:size]), read(data[_LENGTH_BYTES:][size:])
-    if one.place != other.place or one.raw >= other.raw:
-        raise BadBlock("not two blocks with one number")
+    if not contradict(one, other) or one.raw >= other.raw:
+        raise BadBlock("not two blocks that contradict each other")
     check(one, signatures)
     check(other, signatures)
     return one, other

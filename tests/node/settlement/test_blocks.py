@@ -231,12 +231,23 @@ def test_two_blocks_with_one_number_prove_themselves() -> None:
     assert set(blocks.read_fork(proof, SIGNATURES)) == {one, other}
 
 
+def test_a_block_that_names_another_one_before_it_proves_a_fork() -> None:
+    """Who holds the first is shown the second, and need not be shown what it hides."""
+    first, _ = a_pair()
+    hidden, _ = a_pair(51)
+    second, _ = a_pair(70, hidden)
+    assert set(blocks.read_fork(blocks.fork(first, second), SIGNATURES)) == {first, second}
+    third, _ = a_pair(70, second)
+    assert not blocks.contradict(first, third), "what lies between may be as they say"
+    assert not blocks.contradict(hidden, second)
+
+
 def test_what_is_no_fork_proves_nothing() -> None:
     first, _ = a_pair()
     second, _ = a_pair(50, first)
     theirs = blocks.propose(party(3), None, partner(2), TUNNEL, VOUCHER, 1, 1_000)
     for one, other in ((first, first), (first, second), (first, theirs)):
-        with pytest.raises(BadBlock, match="not two blocks with one number"):
+        with pytest.raises(BadBlock, match="not two blocks that contradict each other"):
             blocks.read_fork(blocks.fork(one, other), SIGNATURES)
 
 
