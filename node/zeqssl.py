@@ -29,11 +29,10 @@ from crypto.mode_b_opening import (
     is_from,
     other,
 )
-from crypto.pulse import zeqond
 from node.errors import Unreachable
 from node.logs import Log
 from node.mode_b_stream import Clock, ModeBStream
-from tun.engine import unix_us
+from node.vault.secrets import zeqond_now
 
 OPEN_SECONDS: Final = 10.0
 OPENING_MAX: Final = 64  # connections that have not proven themselves, whoever they are
@@ -41,11 +40,6 @@ OPENING_MAX: Final = 64  # connections that have not proven themselves, whoever 
 Handler = Callable[[ModeBStream, bytes], Awaitable[object]]
 
 log = Log("zeqssl")
-
-
-def zeqond_now() -> int:
-    """By the clock on the wall."""
-    return zeqond(unix_us() // 1000)
 
 
 @dataclass(frozen=True)

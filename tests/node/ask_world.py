@@ -27,6 +27,7 @@ class Mailbox:
         self.world = world
         self.keys = MachineKeys.from_bytes(bytes([number]) * 128)
         self.endpoint: Endpoint = bytes([192, 0, 2, number, 1, 1])
+        self.homes: tuple[tuple[Endpoint, bytes], ...] = ()
         self.listed = listed
         self.reply_secrets: tuple[bytes, ...] = ()
         self.friends: set[bytes] = set()
@@ -41,7 +42,7 @@ class Mailbox:
         self.reply_secrets = secrets
 
     def places(self) -> Places:
-        return (self.endpoint,), ()
+        return (self.endpoint,), self.homes
 
     def recipient(self, secret: bytes = LOOKUP) -> Recipient:
         return Recipient(self.keys.bundle, secret, (self.endpoint,))
@@ -68,10 +69,11 @@ class Mailbox:
 
 
 class World:
-    """`lose(tag, body)` says which events do not arrive."""
+    """`lose(tag, body)` says which events do not arrive; `called` has all, as they were addressed."""
 
     def __init__(self) -> None:
         self.boxes: dict[bytes, Mailbox] = {}
+        self.called: list[Recipient] = []
         self.lose: Callable[[str, bytes], bool] = lambda _tag, _body: False
 
     def add(self, listed: bool = True) -> Mailbox:
@@ -81,6 +83,7 @@ class World:
 
     def bring(self, author: Mailbox, to: Recipient, tag: str, body: bytes) -> bool:
         box = self.boxes[to.bundle.machine_id]
+        self.called.append(to)
         secrets = (LOOKUP, *box.reply_secrets) if box.listed else box.reply_secrets
         if box.endpoint not in to.endpoints or to.secret not in secrets or self.lose(tag, body):
             return False

@@ -22,7 +22,7 @@ from node.asking import AGAIN_SECONDS, ASK_SECONDS, TRIES, AskRefused, Unanswere
 from node.asks import ANSWER_TAG, ASK_TAG, PAYLOAD_BYTES, Answer, Ask, BadAsk, Status, code_of
 from node.errors import Refused, UserError
 from node.replies import OPEN_MAX, Replies
-from tests.node.ask_world import Mailbox, World, running
+from tests.node.ask_world import LOOKUP, Mailbox, World, running
 
 ASK = Ask(
     id=b"i" * 16,
@@ -152,6 +152,19 @@ async def test_an_unlisted_machine_asks_a_listed_one_and_is_answered() -> None:
     assert [tag for tag, _ in asker.heard] == [ANSWER_TAG]
 
 
+async def test_an_answer_goes_to_all_places_and_homes_that_the_asker_named() -> None:
+    world = World()
+    asker, answerer = world.add(listed=False), world.add()
+    answerer.answering.handle("say.it", echo)
+    homes = ((bytes([192, 0, 2, 99, 1, 1]), b"h" * 16), (bytes(18), b"k" * 16))
+    asker.homes = homes
+    async with running(asker, answerer):
+        await asker.asking.ask(answerer.recipient(), "say.it", b"")
+    _, back = world.called
+    assert (back.bundle, back.endpoints, back.homes) == (asker.keys.bundle, (asker.endpoint,), homes)
+    assert back.secret != LOOKUP
+
+
 async def test_many_questions_at_once_get_each_its_own_answer() -> None:
     world = World()
     asker, answerer = world.add(listed=False), world.add()
@@ -207,7 +220,7 @@ async def test_who_takes_the_question_and_says_nothing_is_given_up(autojump_cloc
     assert (failed.value.code, failed.value.status, failed.value.exit_code) == ("UNREACHABLE", 504, 4)
 
 
-async def test_refusals_are_told_and_failures_are_tried_anew() -> None:
+async def test_refusals_and_failures_are_told() -> None:
     world = World()
     asker, answerer = world.add(listed=False), world.add()
     failures: list[Exception] = [Declined("NOT_TODAY"), PeerFault("nonsense"), UserError("the disk is full")]
@@ -351,3 +364,22 @@ async def test_answers_are_kept_for_a_while_and_then_given_up(
     box, author = world.add(), world.add().keys
     events = [question(author, number) for number in (1, 2, 1, 3, 1)]
     assert len(await served(world, box, *events)) == 4, "1, 2, 3, and 1 again when it was forgotten"
+
+
+async def test_what_failed_is_done_anew_when_it_is_asked_again(stopped: Callable[[int], None]) -> None:
+    world = World()
+    box, author = world.add(), world.add().keys
+    done: list[int] = []
+
+    async def fail_first(_author: KeyBundle, _payload: bytes) -> bytes:
+        done.append(len(done))
+        if done == [0]:
+            raise UserError("the disk is full")
+        return b""
+
+    box.answering.handle("say.it", fail_first)
+    async with running(box):
+        for _ in range(3):
+            box.tell(question(author, 1))
+            await trio.testing.wait_all_tasks_blocked()
+    assert done == [0, 1]
