@@ -3,7 +3,7 @@
     opening    ─▶ heads, sketch          in notes inside the tunnel, after `Connected`, each way
     received   heads  ─▶ the partner's newest block and ours are learnt; from now on we sign with it
                          where it holds another one of ours than we do: ours, to be honest about it
-               sketch ─▶ up to 8 blocks that we hold where the partner holds others
+               sketch ─▶ where the partner holds another block than we do: ours, of up to 8 authors
                held, reference ─▶ nothing
 
 Functions for `Books.call`: the ledger first. A note costs two signature checks at most.
@@ -20,7 +20,7 @@ from node.settlement.blocks import BadBlock, Block, Partner
 from node.settlement.heads import BadNote, Heads, Held, Reference, Sketch
 
 NEWEST: Final = heads.ENTRIES // 2  # of a sketch; the others are chosen at random
-HELD: Final = 8  # blocks in answer to one sketch
+HELD: Final = 8  # blocks in answer to one sketch, one of each author
 REFERENCES: Final = 8
 
 
@@ -78,12 +78,12 @@ def _conflicts(ledger: Ledger, sketch: Sketch) -> list[bytes]:
     shown = heads.entries(sketch)
     if not shown:
         raise BadNote("a sketch of nothing")
-    differing = [
-        block
+    differing = {
+        block.said.key: block  # one proves as much of its author as all
         for block in ledger.at_places(list(shown))
         if block.hash[: heads.SHORT_BYTES] != shown[heads.place(*block.place)]
-    ]
-    return [heads.encode(Held(block.raw)) for block in differing[:HELD]]
+    }
+    return [heads.encode(Held(block.raw)) for block in list(differing.values())[:HELD]]
 
 
 def _is_of(block: Block, partner: Partner) -> None:
