@@ -1,7 +1,7 @@
 """The running node: one tree of tasks, and the order in which it starts and stops.
 
 start   lock ─ identity ─ store ─ undo leftovers ─ sockets ─ TUN ─ addresses ─ workers ─ engine ─ peers
-        ─ discovery ─ control ─ network watch ─ pending joins ─ READY=1
+        ─ discovery ─ vault, ledger, tunnels ─ control ─ network watch ─ pending joins ─ READY=1
 stop    STOPPING=1 ─ control and watchers end ─ discovery ends, its tables are kept ─ workers end
         ─ engine says goodbye to the peers and drops all keys ─ network is put back ─ TUN and socket close
         ─ store closes ─ lock is given up
@@ -12,20 +12,19 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import AsyncIterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from ipaddress import IPv4Interface, IPv6Interface, ip_network
 from pathlib import Path
 
 import trio
 
-from crypto.cookies import LOOKUP_SECRET_BYTES
 from crypto.handshake import PUBLIC_MESH_SECRET
 from crypto.identity import MachineKeys, slug, ula
 from crypto.kem import RealPrimitives
 from crypto.pulse import ZEQOND_MS
 from node import control, identity_store, logs, mesh, systemd
 from node.config import Config
-from node.context import Context
+from node.context import Context, lookup_secret_of
 from node.errors import StorageFailed, UserError
 from node.files import make_private_directory
 from node.invitations import Invitations
@@ -33,8 +32,9 @@ from node.joining import Joining
 from node.lock import state_lock
 from node.operations import Operations
 from node.peers import Peers
+from node.services import Services
 from node.status import Status
-from node.store import AsyncStore, Store, open_store
+from node.store import AsyncStore, open_store
 from tun.core import TunnelCore
 from tun.device import LinuxTun, open_tun
 from tun.engine import Engine, boot_us, unix_us
@@ -48,7 +48,6 @@ from tun.worker import Settings
 from tun.workers import Workers
 
 MESH_PREFIX = 32
-LOOKUP_SETTING = "lookup secret"
 GSO_BYTES = 60_420  # of a super-packet: sealed as segments, it is one send of at most 65,507 bytes
 
 log = logs.Log("node")
@@ -135,7 +134,7 @@ class _Node:
 
     async def run(self, signals: AsyncIterator[int]) -> None:
         config = self._config
-        lookup_secret = await self._lookup_secret()
+        lookup_secret = await lookup_secret_of(self._store)
         pool = Pool(config.interface.ipv4_pool)
         core = TunnelCore(
             self._keys,
@@ -179,6 +178,7 @@ class _Node:
         self._mesh = mesh.build(context, self._status, self._udp.port, self._device.name)
         more = self._mesh.finding.operations if self._mesh is not None else mesh.OFF
         operations = Operations(context, self._invitations, self._joining, self._status, more)
+        self._services = Services(context, self._mesh, operations.add)
         await self._update_hosts()
         await self._serve(operations, signals)
 
@@ -212,6 +212,7 @@ class _Node:
         await self._peers.load()
         if self._mesh is not None:
             await self._mesh.start(services)
+        await services.start(self._services.run)
         socket_path = self._config.node.state / control.SOCKET_NAME
         await services.start(control.serve, socket_path, operations.handle)
         await services.start(watch_changes, {self._device.name}, self._network_changed)
@@ -239,20 +240,16 @@ class _Node:
         except UserError as error:
             log.warning("configuration not reloaded", error=error)
             return
-        kept = self._config  # what only a start takes up
-        config = replace(config, node=replace(config.node, state=kept.node.state))
-        dht = replace(kept.dht, seeds=config.dht.seeds)
-        fixed = replace(config, interface=kept.interface, mesh=kept.mesh, engine=kept.engine, dht=dht)
-        listen = (config.listen.port, config.listen.address)
-        if fixed != config or listen != (kept.listen.port, kept.listen.address):
-            log.warning("a changed port, listening address, interface, mesh, dht or engine takes a restart")
-        config = fixed
+        config, restart = self._config.taking_up(config)
+        if restart:
+            log.warning("some of what has changed takes a restart", sections=",".join(restart))
         self._config = self._context.config = config
         logs.set_up(config.node.log, config.node.log_format, os.environ)
         await self._peers.reload(config)
         await self._update_hosts()
         if self._mesh is not None:
             self._mesh.reload()
+        self._services.reload()
         log.info("reloaded")
 
     async def _configure(self, core: TunnelCore, pool: Pool) -> None:
@@ -268,14 +265,6 @@ class _Node:
         for network in config.serve:
             core.serve(network)
 
-    async def _lookup_secret(self) -> bytes:
-        """16 random bytes, made once: whoever was not given them cannot make this machine answer."""
-        secret = await self._store.call(Store.setting, LOOKUP_SETTING)
-        if secret is None:
-            secret = os.urandom(LOOKUP_SECRET_BYTES)
-            await self._store.call(Store.set_setting, LOOKUP_SETTING, secret)
-        return secret
-
     # ------------------------------------------------------------------ events
 
     async def _handle_events(self) -> None:
@@ -284,6 +273,7 @@ class _Node:
                 await self._introduce(event)
             else:
                 await self._peers.handle(event)
+                self._services.handle(event)
 
     async def _introduce(self, event: Introduced) -> None:
         try:

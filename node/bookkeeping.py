@@ -28,8 +28,8 @@ class Limits(Protocol):
     def extended(self, machine_id: bytes) -> int:
         """By us."""
 
-    def stated_by(self, machine_id: bytes) -> int | None:
-        """By it, to us, as it said; None while it has not."""
+    async def left_at(self, machine_id: bytes) -> int | None:
+        """What it said that it still extends to us, less what we have used since; None while it has not."""
 
 
 class Bookkeeping:
@@ -84,7 +84,12 @@ class Bookkeeping:
 
     async def _on_balance(self, _arguments: Arguments, _asker: Asker) -> Result:
         sums, carried = await self._books.call(_sums)
-        rows = [self._owing(each, carried.get(each.partner, Carried(0, 0))) for each in sums]
+        rows = [
+            self._owing(
+                each, carried.get(each.partner, Carried(0, 0)), await self._limits.left_at(each.partner)
+            )
+            for each in sums
+        ]
         nets = [row["net_millionths"] for row in rows]
         return {
             "partners": sorted(rows, key=lambda row: -abs(row["net_millionths"])),
@@ -119,10 +124,9 @@ class Bookkeeping:
                 yield audit.last_line(count, head)
                 return
 
-    def _owing(self, account: Account, carried: Carried) -> Result:
+    def _owing(self, account: Account, carried: Carried, left: int | None) -> Result:
         """`net`: above 0 where it owes us. `spendable`: what we can still use of it, as far as is known."""
         net = account.earned - account.spent
-        stated = self._limits.stated_by(account.partner)
         return {
             **self._machine(account.partner),
             "net_millionths": net,
@@ -131,8 +135,8 @@ class Bookkeeping:
             "bytes_for_you": carried.for_us,
             "bytes_for_it": carried.by_us,
             "extended_millionths": self._limits.extended(account.partner),
-            "stated_millionths": stated,
-            "spendable_millionths": max(0, net + (stated or 0)),
+            "stated_millionths": left,
+            "spendable_millionths": max(0, net if left is None else left),
         }
 
     def _machine(self, machine_id: bytes) -> Result:

@@ -53,6 +53,20 @@ COMMANDS: Final = {
         "Show what this machine offers as a relay, or offer it, or withdraw it.",
     ),
     "market": ("market:market", "List the relays on offer, the best first."),
+    "connect": (
+        "tunnels:connect",
+        "Open a tunnel to a relay of the marketplace, and pay for what it carries.",
+    ),
+    "disconnect": ("tunnels:disconnect", "End a tunnel, and say what it cost."),
+    "tunnels": (
+        "tunnels:tunnels",
+        "Show the tunnels of this machine: with whom, what they carried, what they cost.",
+    ),
+    "credit": ("tunnels:credit", "Say how much one machine may owe this one before its tunnels end."),
+    "balance": ("ledger:balance", "Show who owes whom how much, and where it can be spent."),
+    "ledger": ("ledger:ledger", "Show this machine's ledger: what it has earned and spent, with whom."),
+    "token": ("tokens:token", "Make, list and revoke tokens of the API."),
+    "vault": ("vault:vault", "Show the vault's secrets and who had them, or change its key."),
     "tags": ("tags:tags", "Hear and publish tag events."),
 }
 

@@ -6,6 +6,10 @@
     [mesh]        secret_file
     [dht]         enabled seeds lan public homes
     [engine]      queues mode without rekey_seconds largest_payload
+    [relay]       accept allow                                                        node/config_market.py
+    [credit]      stranger_zeq strangers_per_day_zeq
+    [ledger]      enabled
+    [api]         enabled port socket hosts reads_per_minute writes_per_minute
     [peers.cafe]  allowed_ips keepalive endpoints        by pet name or by whole fingerprint
 
 It is `--config FILE`, else $ZEQNODE_CONFIG, else the first that is there of /etc/zeqnode/zeqnode.toml and
@@ -18,11 +22,12 @@ import os
 import re
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from ipaddress import IPv4Network, IPv6Address
 from pathlib import Path
 from typing import Any, Final
 
+from node import config_market as market
 from node import config_values as values
 from node.config_file import Document
 from node.config_values import IPAddress, IPInterface, IPNetwork, Wrong, shown
@@ -149,7 +154,9 @@ _SECTIONS: Final = {
     "mesh": Mesh,
     "dht": Dht,
     "engine": Engine,
+    **market.SECTIONS,
 }
+_FIXED: Final = ("interface", "mesh", "engine", "ledger", "api")
 _PARSERS: Final[dict[type, dict[str, Callable[[object], object]]]] = {
     Node: {
         "name": values.pet_name,
@@ -189,6 +196,7 @@ _PARSERS: Final[dict[type, dict[str, Callable[[object], object]]]] = {
         "keepalive": values.yes_or_no,
         "endpoints": values.list_of(values.endpoint, 8),
     },
+    **market.PARSERS,
 }
 
 
@@ -202,6 +210,10 @@ class Config:
     mesh: Mesh = field(default_factory=Mesh)
     dht: Dht = field(default_factory=Dht)
     engine: Engine = field(default_factory=Engine)
+    relay: market.Relay = field(default_factory=market.Relay)
+    credit: market.Credit = field(default_factory=market.Credit)
+    ledger: market.Ledger = field(default_factory=market.Ledger)
+    api: market.Api = field(default_factory=market.Api)
     peers: Mapping[str, PeerOptions] = field(default_factory=dict)
     path: Path | None = None
 
@@ -231,6 +243,16 @@ class Config:
             name: kind(**document.section((name,), _PARSERS[kind])) for name, kind in _SECTIONS.items()
         }
         return cls(**sections, peers=_peers(document), path=path)
+
+    def taking_up(self, new: Config) -> tuple[Config, list[str]]:
+        """What holds after a reload of `new` by a running node, and the names of sections that have changed
+        in what only a start takes up."""
+        node = replace(new.node, state=self.node.state)
+        listen = replace(new.listen, port=self.listen.port, address=self.listen.address)
+        kept = {name: getattr(self, name) for name in _FIXED}
+        taken = replace(new, node=node, listen=listen, dht=replace(self.dht, seeds=new.dht.seeds), **kept)
+        changed = [name for name in _SECTIONS if getattr(taken, name) != getattr(new, name)]
+        return taken, [name for name in changed if name != "node"]
 
     def peer(self, name: str, fingerprint: str) -> PeerOptions:
         """The options of the peer with this pet name and fingerprint; its fingerprint counts first."""

@@ -29,6 +29,8 @@ _T = TypeVar("_T")
 
 _PET_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 _DEVICE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")  # Linux: at most 15 bytes
+_FINGERPRINT: Final = re.compile(r"[a-z2-7]{52}")
+_HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _SHOWN_CHARS: Final = 60
 
 
@@ -170,6 +172,21 @@ def endpoint(value: object) -> str:
             f'must be host:port, as "home.example.net:51777" or "[2001:db8::1]:51777", not {shown(value)}'
         )
     return value
+
+
+def peer(value: object) -> str:
+    """A pet name, or a whole fingerprint with or without its hyphens."""
+    if isinstance(value, str):
+        compact = value.replace("-", "").lower()
+        if _FINGERPRINT.fullmatch(compact):
+            return value
+    return pet_name(value)
+
+
+def host(value: object) -> str:
+    if not isinstance(value, str) or not _HOST.fullmatch(value):
+        raise Wrong(f'must be a host\'s name without a port, as "zeq.example.net", not {shown(value)}')
+    return value.lower()
 
 
 def shown(value: object) -> str:

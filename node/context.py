@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from typing import Final
 
+from crypto.cookies import LOOKUP_SECRET_BYTES
 from crypto.identity import MachineKeys
 from node.config import Config
 from node.peers import Peers
-from node.store import AsyncStore
+from node.store import AsyncStore, Store
 from tun.core import TunnelCore
 from tun.engine import Engine
+
+LOOKUP_SETTING: Final = "lookup secret"
 
 
 async def _pass_over(_endpoints: Iterable[str]) -> None:
     """Without discovery."""
+
+
+async def lookup_secret_of(store: AsyncStore) -> bytes:
+    """16 random bytes, made once: whoever was not given them cannot make this machine answer. Raises
+    StorageFailed."""
+    secret = await store.call(Store.setting, LOOKUP_SETTING)
+    if secret is None:
+        secret = os.urandom(LOOKUP_SECRET_BYTES)
+        await store.call(Store.set_setting, LOOKUP_SETTING, secret)
+    return secret
 
 
 @dataclass(slots=True)

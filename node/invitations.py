@@ -101,7 +101,7 @@ class Invitations:
             log.warning("invitation refused", machine=slug(event.machine_id), why=result.outcome.value)
             return
         row = self._peers.rows.get(event.machine_id)
-        if row is None:
+        if row is None or row.machine_id in self._peers.lodged:
             wanted = result.invitation.name or event.hello.name
             endpoints = tuple(filter(is_address, event.hello.addresses))
             row = self._peers.new_row(event.bundle, wanted, event.hello.lookup_secret, endpoints)

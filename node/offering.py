@@ -58,6 +58,13 @@ class Offering:
         self._core = core
         self._relisted = relisted
         self.own: Offer | None = None
+        self._door_kept = False
+
+    def keep_door(self, needed: bool) -> None:
+        """Whether strangers whom a tunnel let in may call, also after the offer was withdrawn."""
+        if needed is not self._door_kept:
+            self._door_kept = needed
+            self._core.door.be_listed(needed or self.listed)
 
     @property
     def listed(self) -> bool:
@@ -104,7 +111,7 @@ class Offering:
 
     def _take(self, offer: Offer) -> None:
         self.own = offer
-        self._core.door.be_listed(offer.active)
+        self._core.door.be_listed(offer.active or self._door_kept)
         self._discovery.offer(offer)
         self._relisted()
 

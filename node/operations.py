@@ -61,6 +61,10 @@ class Operations:
             "rename": self._on_rename,
         }
 
+    def add(self, more: Mapping[str, Operation]) -> None:
+        """From services that are open now."""
+        self._operations |= more
+
     async def handle(self, op: str, arguments: Arguments, asker: Asker) -> Result:
         """Raises UserError with a sentence for whoever asked."""
         operation = self._operations.get(op)
@@ -102,7 +106,7 @@ class Operations:
         }
 
     async def _on_up(self, arguments: Arguments, progress: Progress) -> Result:
-        row = self._peers.find(_text(arguments, "peer"))
+        row = self._peers.of_owner(self._peers.find(_text(arguments, "peer")))
         async with self._peers.watch() as watcher:
             row = await self._peers.enable(row, True)
             self._call(row)
@@ -115,17 +119,18 @@ class Operations:
         return self._status.peer(row)
 
     async def _on_down(self, arguments: Arguments, _progress: Progress) -> Result:
-        row = await self._peers.enable(self._peers.find(_text(arguments, "peer")), False)
+        row = self._peers.of_owner(self._peers.find(_text(arguments, "peer")))
+        row = await self._peers.enable(row, False)
         return self._status.peer(row)
 
     async def _on_forget(self, arguments: Arguments, _progress: Progress) -> Result:
-        row = self._peers.find(_text(arguments, "peer"))
+        row = self._peers.of_owner(self._peers.find(_text(arguments, "peer")))
         await self._peers.forget(row)
         await self._invitations.load()  # the ones that it used are revoked now
         return {"name": row.name}
 
     async def _on_rename(self, arguments: Arguments, _progress: Progress) -> Result:
-        row = self._peers.find(_text(arguments, "peer"))
+        row = self._peers.of_owner(self._peers.find(_text(arguments, "peer")))
         return {"name": (await self._peers.rename(row, _text(arguments, "name"))).name, "was": row.name}
 
     async def _on_ping(self, arguments: Arguments, _progress: Progress) -> Result:

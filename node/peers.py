@@ -8,14 +8,14 @@ store row  ◀──▶  Peers  ──▶  core.add_peer, routes
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
 import trio
 
-from crypto.identity import KeyBundle, fingerprint, slug, ula
+from crypto.identity import BadFingerprint, KeyBundle, fingerprint, parse_fingerprint, slug, ula
 from node.config import Config, PeerOptions
 from node.errors import StorageFailed, Usage
 from node.invitation import clean_name
@@ -49,6 +49,7 @@ class Peers:
         self._core = core
         self._engine = engine
         self._network = network
+        self.lodged: set[bytes] = set()  # of `rows`: those that only a tunnel let in; in no table on the disk
         self._watchers: set[trio.MemorySendChannel[events.Event]] = set()
 
     async def load(self) -> None:
@@ -123,8 +124,37 @@ class Peers:
         )
 
     async def put(self, row: PeerRow) -> None:
+        """On the disk from now on: whoever a tunnel let in stays, by the owner's word."""
+        if row.machine_id in self.lodged:
+            self.lodged.discard(row.machine_id)
+            self._core.gate(row.machine_id, True)
         await self._store.call(Store.put_peer, row)
         self.rows[row.machine_id] = row
+
+    def of_owner(self, row: PeerRow) -> PeerRow:
+        """Raises Usage for one that only a tunnel let in."""
+        if row.machine_id in self.lodged:
+            raise Usage(f"{row.name} is here by a tunnel only; end it with: zeqnode disconnect {row.name}")
+        return row
+
+    async def lodge(self, bundle: KeyBundle, known: Sequence[addresses.Address], calls: bool) -> PeerRow:
+        """A peer for as long as a tunnel lasts, which is kept elsewhere. `calls`: we call it, at `known`, as
+        a listed machine; else it calls us."""
+        row = self.new_row(bundle, "", b"", ())
+        self.rows[row.machine_id] = row
+        self.lodged.add(row.machine_id)
+        config = PeerConfig(bundle=bundle, name=row.name, addresses=list(known), eager=calls)
+        self._core.add_peer(config, [], boot_us())
+        self._engine.poke()
+        return row
+
+    async def unlodge(self, machine_id: bytes) -> None:
+        """The tunnel is over."""
+        self.lodged.discard(machine_id)
+        row = self.rows.pop(machine_id, None)
+        if row is not None:
+            await self.stop(row)
+            self._core.pool.release(machine_id)
 
     async def enable(self, row: PeerRow, enabled: bool) -> PeerRow:
         """`up` and `down`, remembered."""
@@ -198,6 +228,16 @@ class Peers:
         known = ", ".join(sorted(row.name for row in self.rows.values())) or "none yet; see zeqnode invite"
         problem = "more than one peer is" if found else "no peer is"
         raise Usage(f"{problem} called {text!r}; known: {known}")
+
+    def machine_of(self, text: str) -> bytes | None:
+        """The machine_id that a name or a whole fingerprint means; None for neither."""
+        for row in self.rows.values():
+            if row.name == text:
+                return row.machine_id
+        try:
+            return parse_fingerprint(text)
+        except BadFingerprint:
+            return None
 
     def _texts(self, row: PeerRow) -> tuple[str, ...]:
         return (row.name, slug(row.machine_id), str(self.address6(row)), str(self.address4(row)))

@@ -14,19 +14,17 @@ from typing import Final
 
 import trio
 
-from crypto.identity import KeyBundle
 from dht.locations import listed_secret
 from dht.marketplace import Listing, Probe
+from node.acquainting import ask_keys
 from node.discovery import Discovery
 from node.peers import Peers, unix_now
-from tun import events
 from tun.addresses import Address
 from tun.core import TunnelCore
 from tun.engine import Engine, boot_us
 
 AT_ONCE: Final = 4
 ALL_SECONDS: Final = 20.0
-KEYS_SECONDS: Final = 4.0
 RESENT_US: Final = 500_000  # tun/keyrequest.py asks again then: whatever took longer is measured again
 GOOD_SECONDS: Final = 600  # a result; then it is asked again
 
@@ -61,22 +59,10 @@ class Probing:
 
     async def _ask(self, machine_id: bytes, signer: bytes, where: Sequence[Address]) -> int | None:
         """Microseconds until its keys were there; None if they did not come, or have not signed the offer."""
-        if not where:
+        since_us = boot_us()
+        bundle = await ask_keys(self._core, self._engine, self._peers, machine_id, where)
+        if bundle is None:
             return None
-        async with self._peers.watch() as watcher:
-            since = boot_us()
-            self._core.request_keys(machine_id, b"", where, since)
-            self._engine.poke()
-            with trio.move_on_after(KEYS_SECONDS):
-                async for event in watcher:
-                    match event:
-                        case events.KeysArrived(bundle) if bundle.machine_id == machine_id:
-                            return self._took(bundle, signer, since)
-                        case events.KeysMissing(missing) if missing == machine_id:
-                            return None
-        return None
-
-    def _took(self, bundle: KeyBundle, signer: bytes, since_us: int) -> int | None:
         self._discovery.core.proven(bundle)
         return boot_us() - since_us if bundle.ed25519 == signer else None
 

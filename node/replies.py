@@ -30,13 +30,27 @@ class Replies:
     @contextmanager
     def secret(self) -> Iterator[bytes]:
         """16 bytes, good inside the block. Raises Refused while 64 are open."""
-        if len(self._open) >= OPEN_MAX:
-            raise Refused(f"{OPEN_MAX} questions wait for their answers; try again in a minute")
-        secret = self._entropy(LOOKUP_SECRET_BYTES)
-        self._open.append(secret)
-        self._answer_to(tuple(self._open))
+        secret = self.new()
         try:
             yield secret
         finally:
+            self.drop(secret)
+
+    def new(self) -> bytes:
+        """16 bytes, good until `drop`. Raises Refused while 64 are open."""
+        secret = self._entropy(LOOKUP_SECRET_BYTES)
+        self.take(secret)
+        return secret
+
+    def take(self, secret: bytes) -> None:
+        """One that was named in a question before this start. Raises Refused while 64 are open."""
+        if len(self._open) >= OPEN_MAX:
+            raise Refused(f"{OPEN_MAX} questions wait for their answers; try again in a minute")
+        self._open.append(secret)
+        self._answer_to(tuple(self._open))
+
+    def drop(self, secret: bytes) -> None:
+        """Nothing is awaited under it any more; a second time is no error."""
+        if secret in self._open:
             self._open.remove(secret)
             self._answer_to(tuple(self._open))

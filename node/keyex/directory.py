@@ -10,6 +10,7 @@ goes by it. A peer, or a pin, is not shaken by others that claim its slug.
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
@@ -27,6 +28,7 @@ from node.links import Links
 from node.resolve import numeric
 from node.store import PeerRow
 
+MET_MAX: Final = 256
 RECORD_SECONDS: Final = 5.0  # for the record of a peer of which addresses are known already
 _BEGINNING: Final = re.compile(r"[a-z2-7]{16,52}")
 
@@ -55,6 +57,14 @@ class Directory:
         self._finder = finder
         self._peers = peers
         self._pinned = pinned
+        self._met: OrderedDict[bytes, KeyBundle] = OrderedDict()
+
+    def meet(self, bundle: KeyBundle) -> None:
+        """It has asked us something, so it claims its slug as a listed machine does, though it is not."""
+        self._met[bundle.machine_id] = bundle
+        self._met.move_to_end(bundle.machine_id)
+        if len(self._met) > MET_MAX:
+            self._met.popitem(last=False)
 
     async def named(self, name: str) -> KeyBundle:
         """The machine that is meant. Raises InvalidTarget, TargetNotFound, SlugUnpinned, Unanswered."""
@@ -63,10 +73,12 @@ class Directory:
         known = [bundle for bundle in known if _is(bundle, wanted, beginning)]
         if len(known) == 1:
             return known[0]
-        found = await self._finder.find_slug(wanted)
-        if found is None and not known:
+        met = any(_is(bundle, wanted, beginning) for bundle in self._met.values())
+        found = await self._finder.find_slug(wanted) if not (met and beginning) else None
+        if found is None and not known and not met:
             raise Unanswered(f"the mesh did not say in time who is called {wanted}; try again")
-        claims = {bundle.machine_id: bundle for bundle in (*known, *(found.claims if found else ()))}
+        claimed = (*self._met.values(), *known, *(found.claims if found else ()))
+        claims = {bundle.machine_id: bundle for bundle in claimed}
         claims = {each: bundle for each, bundle in claims.items() if _is(bundle, wanted, beginning)}
         pin = self._pinned(wanted)
         if pin in claims:

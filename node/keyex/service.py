@@ -164,7 +164,8 @@ class KeyExchange:
             await self._secrets.put(KEM_PURPOSE, seed, by=by)
             return seed
 
-    async def _on_pubkey(self, _author: KeyBundle, _payload: bytes) -> bytes:
+    async def _on_pubkey(self, author: KeyBundle, _payload: bytes) -> bytes:
+        self._directory.meet(author)
         published = (await self._own()).published
         return _encode(_Key(published.public, published.signature))
 

@@ -1,10 +1,13 @@
-"""What the desk wants done: in this order, and nothing before what comes earlier is done and on the disk.
+"""What the desk wants done, in order.
 
-Save Keep Spend Earn Learn    the disk; Spend and Earn come back to the desk as `halved`
-Tell                          an event sealed to the other machine, under its reply secret or listed
-Send                          a note in the tunnel; lost where there is no session, and then sent again
-Admit Dismiss Gate            the peer of the tunnel
-Changed                       for whoever watches
+    Save Keep Spend Earn Learn    the disk; Spend and Earn come back to the desk as `halved`
+    Greet Read                    the two ledgers show each other what they hold
+    Tell                          an event sealed to the other machine, under its reply secret or listed
+    Send                          a note in the tunnel; lost where there is no session, and then sent again
+    Admit Dismiss Gate            the peer of the tunnel
+    Changed                       for whoever watches
+
+Nothing is done before what comes earlier is done and, where it is for the disk, on it.
 """
 
 from __future__ import annotations
@@ -43,16 +46,23 @@ class Earn(msgspec.Struct, frozen=True):
 
 
 class Learn(msgspec.Struct, frozen=True):
-    """A block that the partner showed: its own, or the newest that it has of ours."""
+    """The partner's half, which answers ours."""
 
     partner: bytes
     block: bytes
 
 
 class Greet(msgspec.Struct, frozen=True):
-    """A tunnel opens: show the partner our newest block, and the newest that we have of its chain."""
+    """Show the partner what our ledger holds, before either signs a half."""
 
     row: Row
+
+
+class Read(msgspec.Struct, frozen=True):
+    """What the partner's ledger shows."""
+
+    row: Row
+    body: bytes
 
 
 class Tell(msgspec.Struct, frozen=True):
@@ -93,5 +103,5 @@ class Changed(msgspec.Struct, frozen=True):
 
 
 Action: TypeAlias = (
-    Save | Keep | Spend | Earn | Learn | Greet | Tell | Send | Admit | Dismiss | Gate | Changed
+    Save | Keep | Spend | Earn | Learn | Greet | Read | Tell | Send | Admit | Dismiss | Gate | Changed
 )

@@ -64,6 +64,7 @@ class Desk(Tunnels):
             terms=terms.encoded,
             asked_at=self.zeqond(now_us),
             budget=budget,
+            answer_to=wire.encode(draft),
         )
         self._wait(row, now_us)
         self.act(Tell(bundle, wire.REQUEST_TAG, wire.encode(draft), None))

@@ -120,7 +120,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     day         unix day of the last voucher, with `before_today` the value of all before that day
     left        what the payee last said it still extends to us, millionths; None: it said nothing
     budget      what we mean to spend on it at most, millionths; None: no bound
-    answer_to   of a payee: the request as it came, which says how to answer
+    answer_to   the request, as it was made or came: it says how to answer
     settled     both halves stand in the ledger, or there is nothing to settle
     """
 

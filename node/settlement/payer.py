@@ -16,6 +16,7 @@ from node.settlement import vouchers
 from node.settlement.actions import Keep, Learn, Save, Spend
 from node.settlement.life import Code, Happening, Row
 from node.settlement.meters import LEAST_WINDOW_BYTES, WINDOW_ZEQONDS, OverMetered, Payer, Statement
+from node.settlement.outbox import FIRST_WAIT_US
 from node.settlement.side import NEVER_CAME_ZEQONDS, Host, Measured, Side
 from node.settlement.terms import Unit
 from node.settlement.vouchers import Voucher
@@ -173,6 +174,11 @@ class PayerSide(Side):
         elif self._heard_last and self._kept >= payer.last.sequence:
             self._spent = True
             self._host.act(Spend(self.row, self._raw))
+
+    def not_halved(self, now_us: int) -> None:
+        """Later again: the payee is asked once more what it has, and with its answer we come back."""
+        self._spent = False
+        self._say(Paid(self._raw), now_us + FIRST_WAIT_US, "paid")
 
     def _close(self, now_us: int) -> None:
         self._outbox.done("open")

@@ -7,16 +7,18 @@ from typing import Final, NamedTuple, Protocol
 
 from msgspec import structs
 
+from dht.limits import RateLimit
 from dht.signatures import Signatures, Signer
-from node.settlement.actions import Action, Admit, Changed, Gate, Greet, Save, Send
+from node.settlement.actions import Action, Admit, Changed, Gate, Greet, Read, Save, Send
 from node.settlement.credit import Credit
 from node.settlement.life import Code, Happening, Row, State
-from node.settlement.outbox import NEVER, Outbox
+from node.settlement.outbox import FIRST_WAIT_US, LONGEST_WAIT_US, NEVER, Outbox
 from node.settlement.vouchers import Tunnel, Voucher
-from node.settlement.wire import End, Ended, Note, encode
+from node.settlement.wire import End, Ended, Note, Shown, encode
 
 CLOSING_US: Final = 30_000_000
 """For the last voucher and both halves; what is still open then is taken up when the two meet again."""
+READS: Final = (1, 32)  # a second, and burst
 NEVER_CAME_ZEQONDS: Final = 231
 """An accepted tunnel whose payer has not come by then, three minutes, gives its place back."""
 
@@ -56,6 +58,10 @@ class Side:
         self.done_us = NEVER  # when nothing is waited for any more
         self._host = host
         self._outbox = Outbox()
+        self._greet_us = NEVER  # when our ledger shows itself again, as the partner's has not yet
+        self._greet_wait_us = FIRST_WAIT_US
+        self._reads = RateLimit(*READS)
+        self._shown_us = -1  # when the partner's last did
         self._base = Measured(0, 0, 0, 0)  # when the tunnel began, if that was not before this process
 
     # ------------------------------------------------------------------ what the desk tells it
@@ -69,6 +75,8 @@ class Side:
     def connected(self, now_us: int) -> None:
         """There is a session, or another one."""
         self._outbox.renew(now_us)
+        if self._greet_us != NEVER or (self.resumed and self.row.began_at):
+            self._greet(now_us)
 
     def gate(self) -> None:
         """Packets pass only while it is active and has begun."""
@@ -90,11 +98,15 @@ class Side:
         """Do what is due."""
         if self.row.state is State.ACTIVE:
             self._look(now_us)
+        if self._greet_us <= now_us:
+            self._host.act(Greet(self.row))
+            self._greet_us = now_us + self._greet_wait_us
+            self._greet_wait_us = min(2 * self._greet_wait_us, LONGEST_WAIT_US)
         for body in self._outbox.due(now_us):
             self._host.act(Send(self.row.partner, body))
 
     def deadline_us(self) -> int:
-        return min(self._outbox.deadline_us(), self.done_us)
+        return min(self._outbox.deadline_us(), self.done_us, self._greet_us)
 
     def end(self, happening: Happening, code: Code, now_us: int) -> None:
         """Raises InvalidState where it has ended."""
@@ -127,7 +139,7 @@ class Side:
 
     def give_up(self) -> None:
         """The partner had its time: what is open waits until the two meet again, if there is anything."""
-        self.done_us = NEVER
+        self.done_us = self._greet_us = NEVER
         self._outbox.clear()
         if not self.row.settled and self._figures()[0] is None:
             self.settled()
@@ -138,6 +150,7 @@ class Side:
     def awake(self, now_us: int) -> None:
         """It had ended before the two met again, and is not settled."""
         self.done_us = now_us + CLOSING_US
+        self._greet(now_us)
         self._say(End(self.row.tunnel_id, str(self.row.code)), now_us, "end")
         self._close(now_us)
 
@@ -175,8 +188,25 @@ class Side:
         """Both ends have this session: from here on it is metered."""
         self.row = structs.replace(self.row, session=session, began_at=self._host.zeqond(now_us))
         self.save()
-        self._host.act(Greet(self.row))
+        self._greet(now_us)
         self.gate()
+
+    def _greet(self, now_us: int) -> None:
+        if not self.row.free and not self.row.settled:
+            self._greet_us, self._greet_wait_us = now_us, FIRST_WAIT_US
+
+    def on_shown(self, note: Shown, now_us: int) -> None:
+        """What the partner's ledger holds. If it opens once more, it has not seen ours. Each costs two
+        signatures to check, so a partner has a bounded number of them."""
+        if not self._reads.allow(b"", now_us):
+            self._host.counters["ledger shown too often"] += 1
+            return
+        self._host.act(Read(self.row, note.body))
+        if not note.opening:
+            return
+        if self._greet_us == NEVER and now_us - self._shown_us >= FIRST_WAIT_US and self._shown_us >= 0:
+            self._host.act(Greet(self.row))
+        self._greet_us, self._shown_us = NEVER, now_us
 
     def _tunnel(self, payer: bytes, payee: bytes, payer_key: bytes) -> Tunnel:
         return Tunnel(

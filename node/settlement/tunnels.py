@@ -17,7 +17,7 @@ from crypto.errors import LocalFault, PeerFault
 from crypto.pulse import zeqond
 from dht.signatures import Signatures, Signer
 from node.settlement import wire
-from node.settlement.actions import Action, Changed, Dismiss, Learn, Save, Send
+from node.settlement.actions import Action, Changed, Dismiss, Save, Send
 from node.settlement.credit import DAY_S, Credit
 from node.settlement.life import Code, Happening, InvalidState, Role, Row, State
 from node.settlement.outbox import NEVER
@@ -110,10 +110,6 @@ class Tunnels:
         except PeerFault:
             self.counters["note that cannot be read"] += 1
             return
-        if isinstance(note, wire.Heads):
-            for block in filter(None, (note.own, note.yours)):
-                self.act(Learn(machine_id, block))
-            return
         side = self._sides.get(_names(note))
         if side is not None and side.row.partner == machine_id:
             self._pass_on(side, note, now_us)
@@ -129,6 +125,8 @@ class Tunnels:
                 side.ended_there(Code.of(code), now_us)
             case wire.Ended():
                 side.end_was_heard()
+            case wire.Shown():
+                side.on_shown(note, now_us)
             case wire.Opened() if isinstance(side, PayerSide):
                 side.on_opened(note, now_us)
             case wire.Stated() if isinstance(side, PayerSide):
@@ -157,6 +155,22 @@ class Tunnels:
         if isinstance(side, PayerSide | PayeeSide):
             side.halved(block, now_us)
         self._flush(now_us)
+
+    def not_halved(self, tunnel_id: bytes, now_us: int) -> None:
+        """The ledger does not sign our half yet: the partner has not shown what it holds of our chain."""
+        side = self._sides.get(tunnel_id)
+        if isinstance(side, PayerSide):
+            side.not_halved(now_us)
+
+    def open_again(self) -> None:
+        """Gates that somebody else has shut are as the tunnels have them again."""
+        for side in self._sides.values():
+            if not side.dormant:
+                side.gate()
+
+    def partners(self) -> set[bytes]:
+        """machine_ids with which there is a tunnel that has not ended, or is not settled."""
+        return {side.row.partner for side in self._sides.values()}
 
     def in_use(self) -> set[bytes]:
         """machine_ids of partners whose meters matter now."""
@@ -259,5 +273,4 @@ def _names(note: Note) -> bytes:
     """The tunnel that a note is about."""
     if isinstance(note, wire.Paid):
         return wire.tunnel_of(note.voucher)
-    assert not isinstance(note, wire.Heads)
     return note.tunnel_id

@@ -5,7 +5,7 @@
     vpn.tunnel.accepted    Answer    payee ▶ payer     3 Statement  payee ▶  payer   4 Paid      ◀   5 Kept  ▶
     vpn.tunnel.pending     Answer                      6 End        either ▶ other   7 Ended     ◀
     vpn.tunnel.refused     Answer                      8 Half       payer ▶  payee, and back
-                                                       9 Heads      both, when a tunnel opens
+                                                       9 Shown      both, when a tunnel opens
 
     Request    [1, tunnel_id 16, unit, price, lifespan, reply secret 16, [endpoint …], [[home, handle 16] …]]
     Answer     [1, tunnel_id 16, code, terms, balance, required, left]
@@ -13,7 +13,7 @@
     Statement  [3, tunnel_id, up, down, zeqonds]
     Paid       [4, voucher]                   Kept    [5, tunnel_id, sequence]
     End        [6, tunnel_id, code]           Ended   [7, tunnel_id]
-    Half       [8, tunnel_id, block]          Heads   [9, own, yours]
+    Half       [8, tunnel_id, block]          Shown   [9, tunnel_id, opening, what one ledger shows]
 
 A request asks for tunnel_id by the price that the payer saw; who answers it seals to the reply secret, as a
 machine that is not listed takes events from nobody else. Endpoints are 6 or 18 bytes (dht/endpoints.py).
@@ -41,6 +41,7 @@ PENDING_TAG: Final = "vpn.tunnel.pending"
 REFUSED_TAG: Final = "vpn.tunnel.refused"
 ANSWER_TAGS: Final = (ACCEPTED_TAG, PENDING_TAG, REFUSED_TAG)
 NOTE_BYTES: Final = 900
+SHOWN_BYTES: Final = 850
 MAX_ENDPOINTS: Final = 8
 MAX_HOMES: Final = 3
 _HANDLE_BYTES: Final = 16
@@ -130,14 +131,16 @@ class Half(msgspec.Struct, array_like=True, frozen=True, tag=8, gc=False):
     block: _Block
 
 
-class Heads(msgspec.Struct, array_like=True, frozen=True, tag=9, gc=False):
-    """`own`: the newest block of the sender's chain; `yours`: the newest that it has of the other's."""
+class Shown(msgspec.Struct, array_like=True, frozen=True, tag=9, gc=False):
+    """What is in it, the ledgers know. `opening`: the first of what is shown before anything was; it is
+    repeated until the other side has shown its own."""
 
-    own: _Block
-    yours: _Block
+    tunnel_id: _TunnelId
+    opening: bool
+    body: Annotated[bytes, Meta(max_length=SHOWN_BYTES)]
 
 
-Note: TypeAlias = Open | Opened | Stated | Paid | Kept | End | Ended | Half | Heads
+Note: TypeAlias = Open | Opened | Stated | Paid | Kept | End | Ended | Half | Shown
 
 _encode = msgspec.msgpack.Encoder().encode
 _request = msgspec.msgpack.Decoder(Request).decode

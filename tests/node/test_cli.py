@@ -225,6 +225,9 @@ def plain(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
         *([word] for word in COMMANDS),
         *(["invite", "list"], ["invite", "revoke"], ["config", "check"], ["relay", "offer"]),
         *(["relay", "withdraw"], ["tags", "tail"], ["tags", "publish"]),
+        *(["tunnels", "accept"], ["tunnels", "refuse"], ["token", "new"], ["token", "list"]),
+        *(["token", "revoke"], ["vault", "list"], ["vault", "audit"], ["vault", "verify"]),
+        *(["vault", "rotate"], ["ledger", "verify"], ["ledger", "export"]),
     ],
 )
 def test_every_command_explains_itself(words: list[str]) -> None:
@@ -233,7 +236,7 @@ def test_every_command_explains_itself(words: list[str]) -> None:
     assert f"zeqnode {' '.join(words)}" in page.stdout.partition("xample")[2], "no example of itself"
     assert "Exit codes: 0 done" in page.stdout
     assert max(map(len, page.stdout.splitlines())) <= 80
-    if words not in (["config"], ["tags"]):
+    if words not in (["config"], ["tags"], ["token"], ["vault"]):
         assert "--state" in page.stdout
         assert "--config" in page.stdout
 

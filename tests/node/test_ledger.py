@@ -474,6 +474,6 @@ def test_a_block_out_of_its_place_is_named(tmp_path: Path) -> None:
     moved.close()
     with (
         opened(tmp_path / "one", 1) as one,
-        pytest.raises(StateDamaged, match=r"block 3: it does not follow"),
+        pytest.raises(StateDamaged, match=r"block 1: it does not follow"),
     ):
         one.verify()

@@ -230,7 +230,7 @@ async def test_an_offer_in_another_machines_name_is_not_taken_for_its_own(tmp_pa
 async def test_a_machine_that_is_not_listed_does_not_answer_a_probe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.probing.KEYS_SECONDS", 0.3)
+    monkeypatch.setattr("node.acquainting.KEYS_SECONDS", 0.3)
     async with kits(tmp_path, 2) as [asker, other]:
         asker.found.offers[other.keys.bundle.ed25519] = listing(other.keys)
         asker.found.locations[listed(other)] = Location(1, (other.endpoint(),))

@@ -9,10 +9,11 @@ from hashlib import sha256
 from pathlib import Path
 
 from crypto.identity import BUNDLE_BYTES, KeyBundle
-from node.ledger import Ledger
+from node import meeting
+from node.ledger import ChainBehind, Ledger
 from node.settlement import actions, blocks, vouchers, wire
 from node.settlement.actions import Action
-from node.settlement.blocks import BadBlock, Party
+from node.settlement.blocks import BadBlock, Partner, Party
 from node.settlement.credit import Credit, by_default
 from node.settlement.desk import Desk
 from node.settlement.life import Row
@@ -100,19 +101,21 @@ class Machine:
             self._do(action)
 
     def _do(self, action: Action) -> None:
-        now = self.wire.now_us
         match action:
             case actions.Save(row):
                 self.rows[row.tunnel_id] = row
             case actions.Keep(raw):
                 self.ledger.keep([raw])
             case actions.Spend(row, raw):
-                block = self.ledger.spend(raw, row.partner_key, self.desk.zeqond(now))
-                self.desk.halved(row.tunnel_id, block.raw, now)
+                self._spend(row, raw)
             case actions.Earn(row, raw, proposal):
                 self._earn(row, raw, proposal)
             case actions.Learn(_, raw):
                 self.ledger.learn(blocks.read(raw))
+            case actions.Greet(row):
+                self._show(row, meeting.opening(self.ledger, _partner(row), self.wire.entropy), True)
+            case actions.Read(row, body):
+                self._show(row, meeting.received(self.ledger, _partner(row), body), False)
             case actions.Tell(bundle, tag, body, _):
                 self.wire.post(self, KeyBundle(bundle).machine_id, lambda other: other.hear(self, tag, body))
             case actions.Send(machine_id, body):
@@ -129,12 +132,26 @@ class Machine:
             case actions.Gate(machine_id, is_open):
                 self.open[machine_id] = is_open
 
+    def _show(self, row: Row, notes: list[bytes], opening: bool) -> None:
+        for number, note in enumerate(notes):
+            shown = wire.Shown(row.tunnel_id, opening and not number, note)
+            self._do(actions.Send(row.partner, wire.encode(shown)))
+
+    def _spend(self, row: Row, raw: bytes) -> None:
+        now = self.wire.now_us
+        try:
+            block = self.ledger.spend(raw, row.partner_key, self.desk.zeqond(now))
+        except ChainBehind:
+            self.desk.not_halved(row.tunnel_id, now)
+        else:
+            self.desk.halved(row.tunnel_id, block.raw, now)
+
     def _earn(self, row: Row, raw: bytes, proposal: bytes) -> None:
         try:
             block = self.ledger.earn(
                 blocks.read(proposal), raw, row.partner_key, self.desk.zeqond(self.wire.now_us)
             )
-        except BadBlock:
+        except (BadBlock, ChainBehind):
             self.desk.counters["half refused"] += 1
             return
         self.desk.halved(row.tunnel_id, block.raw, self.wire.now_us)
@@ -266,6 +283,10 @@ class Wire:
 def a_relay(path: Path, on: Wire, name: str = "relay", **policy: object) -> Machine:
     offered = {"per_gb_zeq": 50, "per_zeqond_zeq": 1, "max_tunnels": 8, "accept": Accept.AUTO} | policy
     return Machine(name, path, on, Policy(**offered))  # type: ignore[arg-type]
+
+
+def _partner(row: Row) -> Partner:
+    return Partner(machine_id=row.partner, key=row.partner_key)
 
 
 def tunnel_of(raw: bytes) -> bytes:
