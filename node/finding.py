@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Final
 
 import trio
@@ -55,6 +55,8 @@ class Finding:
         self._offering = offering
         self._probing = probing
         self._status = status
+        self.tier_of: Callable[[bytes], Awaitable[int]] | None = None
+        """The trust tier, 0 to 4, of the holder of an Ed25519 key (32 bytes), where there is a ledger."""
         self.operations: dict[str, Operation] = {op: getattr(self, f"_on_{op}") for op in OPERATIONS}
 
     # ------------------------------------------------------------------ relays
@@ -77,7 +79,7 @@ class Finding:
             if due:
                 await asker(f"trying {len(due)} of them" if len(due) > 1 else "trying one of them")
                 await self._probing.probe(due)
-        return {"complete": complete, "offers": self._rows(country, most)}
+        return {"complete": complete, "offers": await self._rows(country, most)}
 
     async def _on_market_watch(self, arguments: Arguments, asker: Asker) -> Result:
         await asker.watch(self._market(*_filter(arguments)))
@@ -91,7 +93,7 @@ class Finding:
             if trio.current_time() - refreshed >= WATCH_REFRESH_SECONDS:
                 refreshed = trio.current_time()
                 await self._discovery.refresh_market(country)
-            rows = self._rows(country, most)
+            rows = await self._rows(country, most)
             if rows != shown:
                 shown = rows
                 yield {"offers": rows}
@@ -107,10 +109,12 @@ class Finding:
     def _to_probe(self, listing: Listing) -> bool:
         return is_due(listing) and listing.offer.machine_id != self._context.keys.machine_id
 
-    def _rows(self, country: str, most: int | None) -> list[Result]:
+    async def _rows(self, country: str, most: int | None) -> list[Result]:
         own = self._context.keys.machine_id
         return [
-            _offer(each, own, self._name(each.offer.machine_id)) for each in self._listings(country, most)
+            _offer(each, own, self._name(each.offer.machine_id))
+            | {"tier": await self.tier_of(each.signer) if self.tier_of is not None else None}
+            for each in self._listings(country, most)
         ]
 
     # ------------------------------------------------------------------ machines

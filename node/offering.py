@@ -4,7 +4,7 @@
     relay withdraw ─▶ kept on disk ─▶ unlisted, a signed withdrawal  until no older offer can be about
 
 While it is listed, a stranger who knows its machine_id finds its addresses and may ask for its keys, which is
-how an offer is checked. No tunnel follows from that: a handshake still takes an invitation.
+how an offer is checked. A tunnel takes the request that node/tunnels answers, or an invitation.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from rich.text import Text
 from node.render import columns, duration, mesh_lines, moment
 
 _UNKNOWN: Final = "–"
-_MARKET: Final = ("RELAY", "FROM", "ACCEPTS", "ZEQ/GB", "ZEQ/ZEQOND", "TUNNELS", "CHECKED")
+_MARKET: Final = ("RELAY", "FROM", "ACCEPTS", "ZEQ/GB", "ZEQ/ZEQOND", "TUNNELS", "TIER", "CHECKED")
 
 
 def market(answer: Mapping[str, Any]) -> Text:
@@ -18,18 +18,19 @@ def market(answer: Mapping[str, Any]) -> Text:
     found = answer["offers"]
     if not found:
         return Text("No relay is on offer. Offer this machine with: sudo zeqnode relay offer --per-gb 50")
-    lines = columns([_MARKET, *map(_offer, found)], frozenset({3, 4, 5}))
+    lines = columns([_MARKET, *map(_offer, found)], frozenset({3, 4, 5, 6}))
     return Text("\n").join([Text(lines[0], "bold"), *map(_shown, lines[1:], found)])
 
 
 def _offer(row: Mapping[str, Any]) -> tuple[str, ...]:
     return (
-        "this machine" if row["own"] else row["name"] or row["slug"],
+        "this machine" if row["own"] else row["name"] or f"{row['slug']}~{row['fingerprint'][:19]}",
         row["country"] or _UNKNOWN,
         ",".join(row["accept"]),
         str(row["per_gb"]),
         str(row["per_zeqond"]),
         str(row["max_tunnels"]),
+        _UNKNOWN if row["tier"] is None else str(row["tier"]),
         _checked(row),
     )
 

@@ -138,6 +138,12 @@ class Services:
         limits, bundle = TunnelLimits(service), self._context.keys.bundle
         kept = bookkeeping.Bookkeeping(service.books, bundle, limits, self._name)
         self._add(kept.operations)
+        books = service.books
+
+        async def tier_of(key: bytes) -> int:
+            return (await books.standing(key)).tier
+
+        mesh.finding.tier_of = tier_of
         forks = Forks(mesh.discovery, service.books)
         service.on_shown = forks.found
         await nursery.start(forks.run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -83,7 +83,14 @@ def id_(*, as_json: Json = False, where: Where = HERE) -> None:
         _print_machine(bundle, state)
 
 
-def run(*, where: Where = HERE) -> None:
+def run(
+    *,
+    ledger: Annotated[
+        Literal["on", "off"] | None,
+        Parameter(help="off: pay nobody and charge nobody; on or off, instead of the configured."),
+    ] = None,
+    where: Where = HERE,
+) -> None:
     """Run the node in the foreground until Ctrl-C or SIGTERM.
 
     It needs the right to make a TUN device and its addresses: root, or
@@ -94,12 +101,17 @@ def run(*, where: Where = HERE) -> None:
 
         sudo zeqnode run
         sudo zeqnode run --config ./zeqnode.toml --state /tmp/node
+        sudo zeqnode run --ledger off
     """
+    from dataclasses import replace
+
     import trio
 
     from node import app, logs
 
     config = where.configuration()
+    if ledger is not None:
+        config = replace(config, ledger=replace(config.ledger, enabled=ledger == "on"))
     logs.set_up(config.node.log, config.node.log_format, os.environ)
     trio.run(app.run, config)
 

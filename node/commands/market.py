@@ -51,8 +51,10 @@ def offer(
     whether it is there. It is remembered across restarts. The same command again
     changes it.
 
-    This version lets others find and check the offer. Tunnels for strangers, and
-    payment, are not in it yet: a tunnel still takes an invitation.
+    Strangers that ask for a tunnel get one while there are places and credit: see
+    zeqnode tunnels for who uses it, and zeqnode balance for who owes what. Each may
+    use a gigabyte before it has to carry something for you; zeqnode credit and the
+    configuration's [relay] and [credit] change that.
 
     For example:
 

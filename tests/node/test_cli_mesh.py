@@ -35,7 +35,9 @@ RELAY = OFFER | {
     "reachable": True,
     "rtt_ms": 12.3,
     "checked": 1_790_000_100,
+    "tier": 2,
 }
+NAME = "ZEQ07000000003~abcd-abcd-abcd-abcd"
 MACHINE = {
     "name": "cafe",
     "slug": "ZEQ07000000001",
@@ -168,8 +170,8 @@ async def test_the_market_is_a_table_with_what_was_checked(node: StandIn, ask: C
     assert (code, err) == (0, "asking the mesh for offers …\n")
     assert node.asked == [("market", {"country": "EU", "max_per_gb": 60, "probe": True})]
     head, row = out.splitlines()
-    assert head.split() == ["RELAY", "FROM", "ACCEPTS", "ZEQ/GB", "ZEQ/ZEQOND", "TUNNELS", "CHECKED"]
-    assert row.split()[:8] == ["ZEQ07000000003", "DE", "EU,CH", "50", "1", "8", "reached", "in"]
+    assert head.split() == ["RELAY", "FROM", "ACCEPTS", "ZEQ/GB", "ZEQ/ZEQOND", "TUNNELS", "TIER", "CHECKED"]
+    assert row.split()[:8] == [NAME, "DE", "EU,CH", "50", "1", "8", "2", "reached"]
     node.complete = False
     code, out, err = await ask("market", "--no-probe", "--json")
     assert node.asked[-1][1]["probe"] is False
