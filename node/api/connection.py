@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any, Final, cast
@@ -35,7 +36,8 @@ _CODES: Final = {413: "TOO_LARGE", 431: "TOO_LARGE"}
 def settings() -> Config:
     """Hypercorn's own, for our connections."""
     config = Config()
-    config.errorlog = config.accesslog = None  # errors are logged where they are met
+    config.accesslog = None
+    config.errorlog = logging.getLogger("hypercorn")  # no handler of its own: ours has it
     config.include_server_header = False
     config.keep_alive_timeout = HEAD_SECONDS  # for a whole head to come, and idle between two
     config.h11_max_incomplete_size = HEAD_BYTES_MAX
@@ -68,6 +70,7 @@ class Connection:
         with trio.move_on_after(SEND_SECONDS) as sending:
             await self._stream.send_all(data)
         if sending.cancelled_caught:
+            self.socket.close()  # and so ends who waits for more of it
             raise trio.BrokenResourceError
 
     async def send_eof(self) -> None:
@@ -79,11 +82,14 @@ class Connection:
 
 class _Protocol(H11Protocol):
     unix_ms: Callable[[], int]
+    socket: trio.socket.SocketType
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """Not HTTP/2."""
 
     async def _create_stream(self, request: h11.Request) -> None:
+        if self.socket.fileno() < 0:
+            raise trio.ClosedResourceError  # hypercorn would go on with what it has read already
         headers = [(name, value) for name, value in request.headers if name.lower() != b"upgrade"]
         plain = h11.Request(
             method=request.method, target=request.target, headers=headers, http_version=request.http_version
@@ -123,7 +129,7 @@ class Server(TCPServer):
                 await self.idle_task.restart(group, self._idle_timeout)
                 await self._read_data()
                 await self.idle_task.stop()  # or the group would wait for it
-        except OSError:
+        except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # gone
         finally:
             await self._close()
@@ -141,4 +147,5 @@ class Server(TCPServer):
             self.protocol_send,
         )
         made.unix_ms = self._unix_ms
+        made.socket = self.stream.socket
         return made

@@ -236,6 +236,17 @@ async def test_paths_and_methods_that_are_not_there(api: Api) -> None:
     assert (await api("PATCH", "/api/openapi.json")).headers["allow"] == "GET"
 
 
+@pytest.mark.parametrize(
+    "body",
+    [b'{"slug": "a", "slug": "b"}', b'{"active": NaN}', b"[" * 9_000, b'{"slug": "\xff"}', b"", b"null"],
+)
+async def test_json_has_one_meaning(api: Api, body: bytes) -> None:
+    reply = await api("POST", LIST, body)
+    assert (reply.status, reply.code) == (400, "INVALID_REQUEST")
+    assert not reply.json["error"].startswith("slug")
+    assert "value" not in reply.json["error"]
+
+
 async def test_only_json_is_a_body(api: Api) -> None:
     body = b"slug=ZEQ07000000001"
     for kind in ("application/x-www-form-urlencoded", "text/plain", "multipart/form-data; boundary=x", ""):

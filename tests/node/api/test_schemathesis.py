@@ -1,5 +1,5 @@
 """schemathesis against the document that the API gives of itself: no 5xx, nothing undocumented, what the
-the document allows is taken and what it forbids is refused."""
+document allows is taken, and what it forbids is refused."""
 
 from __future__ import annotations
 
