@@ -1,7 +1,7 @@
 """The paid end: it states what it measured, keeps vouchers, stops what is not paid or beyond its credit.
 
 Open ─▶ Opened      the session is one of ours with this payer
-Stated              when 4 MB or 10 zeqonds are not stated yet and cost something, until a voucher comes
+Stated              when 4 MB, half of the window or 10 zeqonds are not stated yet and cost something
 Paid ─▶ on the disk ─▶ Kept
 unpaid > window     the gate is shut until it is paid; for three minutes, then the tunnel ends
 nothing left        of the credit: the tunnel ends
@@ -26,7 +26,7 @@ from node.settlement.wire import Half, Kept, Open, Opened, Paid, Stated, encode
 STATED_BYTES: Final = EVERY_BYTES // 2
 UNPAID_ZEQONDS: Final = 231  # of a shut gate, three minutes: then the payer does not mean to pay
 RATE_US: Final = 200_000
-LOOK_US: Final = 50_000  # between two looks at the meter while much is carried, and until a voucher is kept
+LOOK_US: Final = 150_000  # between two looks at the meter while much is carried, and until a voucher is kept
 _PPM: Final = 1_000_000
 
 
@@ -148,7 +148,8 @@ class PayeeSide(Side):
         carried, since = self._stated
         if not payee.unpaid or (up + down, zeqonds) == self._stated:
             return
-        if up + down - carried >= STATED_BYTES or zeqonds - since >= EVERY_ZEQONDS:
+        step = max(STATED_BYTES, payee.window // 2)
+        if up + down - carried >= step or zeqonds - since >= EVERY_ZEQONDS:
             self._stated = (up + down, zeqonds)
             self._say(Stated(self.row.tunnel_id, up, down, zeqonds), now_us, "stated")
 

@@ -30,7 +30,7 @@ from node.replies import Replies
 from node.settlement import wire
 from node.settlement.credit import DAY_S, Credit
 from node.settlement.desk import Desk
-from node.settlement.life import Role, Row
+from node.settlement.life import Role, Row, State
 from node.settlement.wire import Answer
 from node.tunnels.disk import Disk, open_disk
 from node.tunnels.doing import Doer
@@ -46,7 +46,7 @@ from tun.engine import boot_us, unix_us
 from tun.events import Connected, Event, Noted
 
 LOOK_SECONDS: Final = 0.5
-LEAST_LOOK_SECONDS: Final = 0.02
+LEAST_LOOK_SECONDS: Final = 0.05
 LOOK_BYTES: Final = 4_000_000
 WATCHED_MAX: Final = 256
 LAST_MAX: Final = 256
@@ -87,6 +87,7 @@ class Service:
         self._look_again = trio.Event()
         self._notes: list[tuple[bytes, bytes]] = []
         self._last: dict[bytes, Row] = {}  # of tunnels that have ended, the newest 256
+        self._steps: dict[bytes, tuple[State, bool]] = {}
         self._watchers: set[trio.MemorySendChannel[Row]] = set()
         self.on_shown: Callable[[], None] = _pass
         """Told when the ledger may have learnt something of others."""
@@ -237,8 +238,7 @@ class Service:
     # ------------------------------------------------------------------ who watches
 
     async def _changed(self, row: Row) -> None:
-        fields = {"code": str(row.code)} if row.code else {}
-        log.info(f"tunnel {row.state}", partner=slug(row.partner), role=row.role, **fields)
+        self._log(row)
         self.post.forget(row)
         await self._keys.changed(row)
         if row.ended:
@@ -251,6 +251,18 @@ class Service:
                 watcher.send_nowait(row)
             except (trio.WouldBlock, trio.BrokenResourceError):
                 continue
+
+    def _log(self, row: Row) -> None:
+        """Once for each step: asked, agreed, carrying, over."""
+        step = (row.state, bool(row.began_at))
+        if self._steps.get(row.tunnel_id) == step:
+            return
+        self._steps[row.tunnel_id] = step
+        if row.ended:
+            del self._steps[row.tunnel_id]
+        word = "carries" if row.state is State.ACTIVE and row.began_at else str(row.state)
+        fields = {"code": str(row.code)} if row.code else {}
+        log.info(f"tunnel {word}", partner=slug(row.partner), role=row.role, **fields)
 
     def _shown(self) -> None:
         self.on_shown()

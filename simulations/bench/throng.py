@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 from node import identity_store
-from node.app import LOOKUP_SETTING
+from node.context import LOOKUP_SETTING
 from node.store import PeerRow, Store
 from simulations.bench import processes, traffic
 from simulations.bench.contenders import Contender
