@@ -93,14 +93,14 @@ class Node:
 
     # ------------------------------------------------------------------ its process
 
-    def launch(self) -> None:
+    def launch(self, *options: str) -> None:
         """Start it and do not wait."""
-        argv = [*self._command, "run", "--config", str(self.config)]
+        argv = [*self._command, "run", *options, "--config", str(self.config)]
         self._process = self.host.popen(argv, log=self.log, env=self._environment())
 
-    def start(self) -> Node:
+    def start(self, *options: str) -> Node:
         """Start it, and wait until it answers."""
-        self.launch()
+        self.launch(*options)
         self.wait_ready()
         return self
 
