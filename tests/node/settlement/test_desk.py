@@ -9,8 +9,7 @@ from node.settlement.terms import MILLIONTHS
 from tests.node.settlement.market_kit import MB, Machine, Wire, a_relay
 
 
-def test_a_stranger_asks_is_accepted_carries_pays_and_settles(tmp_path: Path) -> None:
-    wire = Wire()
+def test_a_stranger_asks_is_accepted_carries_pays_and_settles(tmp_path: Path, wire: Wire) -> None:
     relay, guest = a_relay(tmp_path, wire), Machine("guest", tmp_path, wire)
     tunnel = guest.ask(relay)
     wire.run(1)
