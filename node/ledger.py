@@ -143,6 +143,11 @@ class Ledger:
             self._insert(made)
         return made
 
+    def answer_to(self, proposal: Block) -> Block | None:
+        """Our half of a pair, where it was earned."""
+        ours = [other for other in self._answers(proposal) if other.said.key == self._party.signer.public]
+        return next((other for other in ours if other.answers(proposal)), None)
+
     def head(self, key: bytes | None = None) -> Block | None:
         """The block with the highest number of a chain, ours unless a key (32 bytes) is given."""
         query = "SELECT raw FROM blocks WHERE key = ? ORDER BY number DESC LIMIT 1"

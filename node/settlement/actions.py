@@ -1,6 +1,7 @@
 """What the desk wants done: in this order, and nothing before what comes earlier is done and on the disk.
 
 Save Keep Spend Earn Learn    the disk; Spend and Earn come back to the desk as `halved`
+Repeat                        from the disk
 Tell                          an event sealed to the other machine, under its reply secret or listed
 Send                          a note in the tunnel; lost where there is no session, and then sent again
 Admit Dismiss Gate            the peer of the tunnel
@@ -39,6 +40,15 @@ class Earn(msgspec.Struct, frozen=True):
 
     row: Row
     voucher: bytes
+    proposal: bytes
+
+
+class Repeat(msgspec.Struct, frozen=True):
+    """Of a tunnel that is over and settled here: show the payer our half again (wire.Half), if the ledger has
+    one that answers this block."""
+
+    machine_id: bytes
+    tunnel_id: bytes
     proposal: bytes
 
 
@@ -93,5 +103,5 @@ class Changed(msgspec.Struct, frozen=True):
 
 
 Action: TypeAlias = (
-    Save | Keep | Spend | Earn | Learn | Greet | Tell | Send | Admit | Dismiss | Gate | Changed
+    Save | Keep | Spend | Earn | Repeat | Learn | Greet | Tell | Send | Admit | Dismiss | Gate | Changed
 )

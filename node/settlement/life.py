@@ -121,6 +121,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     left        what the payee last said it still extends to us, millionths; None: it said nothing
     budget      what we mean to spend on it at most, millionths; None: no bound
     answer_to   of a payee: the request as it came, which says how to answer
+    spent       of a payer: its half is written, or about to be: no voucher comes after the one that it names
     settled     both halves stand in the ledger, or there is nothing to settle
     """
 
@@ -145,6 +146,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     left: int | None = None
     budget: int | None = None
     answer_to: bytes = b""
+    spent: bool = False
     settled: bool = False
 
     @cached_property

@@ -45,6 +45,11 @@ class PayeeSide(Side):
         if row.began_at:
             self._meter()
 
+    @property
+    def closed(self) -> bool:
+        """Who has paid is given its time: our half may be lost on the way, and then it asks again."""
+        return super().closed and not self._raw
+
     def passes(self) -> bool:
         return super().passes() and (self.row.free or self._payee is None or self._payee.may_forward())
 

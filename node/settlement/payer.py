@@ -36,7 +36,6 @@ class PayerSide(Side):
         self._raw = raw
         self._kept = 0  # the highest sequence that the payee says it has
         self._heard_last = False  # the payee has made a statement since the end
-        self._spent = False  # our half is asked for: no voucher comes after the one that it names
         self._payer: Payer | None = None
         self._measured = (0, 0)  # bytes, zeqonds
         self._blind_since = (0, 0, 0)  # sent, received, zeqonds when something last came
@@ -67,7 +66,7 @@ class PayerSide(Side):
                 self._open(newest, now_us)
 
     def on_stated(self, note: Stated, now_us: int) -> None:
-        if self._payer is None or self._spent:
+        if self._payer is None or self.row.spent:
             return
         try:
             self._payer.stated(Statement(note.up, note.down, note.zeqonds))
@@ -88,7 +87,7 @@ class PayerSide(Side):
 
     def on_half(self, block: bytes) -> None:
         """The payee's; whether it answers ours, the ledger says."""
-        if self._spent:
+        if self.row.spent:
             self._host.act(Learn(self.row.partner, block))
             if not self.row.settled:
                 self.settled()
@@ -140,7 +139,7 @@ class PayerSide(Side):
 
     def _pay(self, now_us: int) -> None:
         payer = self._payer
-        if payer is None or self.row.free or self._spent or self.row.settled:
+        if payer is None or self.row.free or self.row.spent or self.row.settled:
             return
         if self.row.ended:
             self._sign(payer, True, now_us)
@@ -171,15 +170,19 @@ class PayerSide(Side):
             if self._heard_last:
                 self.settled()  # nothing was ever owed
         elif self._heard_last and self._kept >= payer.last.sequence:
-            self._spent = True
+            self.row = structs.replace(self.row, spent=True)
+            self._host.act(Save(self.row))
             self._host.act(Spend(self.row, self._raw))
 
     def _close(self, now_us: int) -> None:
         self._outbox.done("open")
-        if not self.row.settled:
-            self._pay(now_us)
-            if self._raw and not self._spent and not self._outbox.has("paid"):
-                self._say(Paid(self._raw), now_us, "paid")
+        if self.row.settled:
+            return
+        if self.row.spent:
+            self._host.act(Spend(self.row, self._raw))  # the same half again
+        self._pay(now_us)
+        if self._raw and not self._outbox.has("paid"):
+            self._say(Paid(self._raw), now_us, "paid")
 
     def _open(self, session: bytes, now_us: int) -> None:
         """Which one we mean is kept before it is said: after a restart it is still the one."""

@@ -17,7 +17,7 @@ from crypto.errors import LocalFault, PeerFault
 from crypto.pulse import zeqond
 from dht.signatures import Signatures, Signer
 from node.settlement import wire
-from node.settlement.actions import Action, Changed, Dismiss, Learn, Save, Send
+from node.settlement.actions import Action, Changed, Dismiss, Learn, Repeat, Save, Send
 from node.settlement.credit import DAY_S, Credit
 from node.settlement.life import Code, Happening, InvalidState, Role, Row, State
 from node.settlement.outbox import NEVER
@@ -119,6 +119,8 @@ class Tunnels:
             self._pass_on(side, note, now_us)
         elif isinstance(note, wire.End):  # over and settled, or lost with our disk: it need not ask again
             self.act(Send(machine_id, wire.encode(wire.Ended(note.tunnel_id))))
+        elif isinstance(note, wire.Half):  # the same: it did not hear our half
+            self.act(Repeat(machine_id, note.tunnel_id, note.block))
         else:
             self.counters["note about no tunnel of this peer"] += 1
         self._flush(now_us)

@@ -23,7 +23,7 @@ from node.settlement.life import Role, Row, State
 from node.settlement.policy import Accept, Policy
 from node.settlement.side import Measured
 from node.settlement.terms import Unit
-from node.settlement.wire import Request
+from node.settlement.wire import Note, Request
 from tests.dht.record_kit import ToySignatures, ToySigner
 
 START_US = 1_800_000_000_000_000
@@ -146,6 +146,8 @@ class Machine:
                 self.desk.halved(row.tunnel_id, block.raw, now)
             case actions.Earn(row, raw, proposal):
                 self._earn(row, raw, proposal)
+            case actions.Repeat(machine_id, tunnel_id, proposal):
+                self._repeat(machine_id, tunnel_id, proposal)
             case actions.Learn(_, raw):
                 with suppress(BadBlock):
                     self.ledger.learn(blocks.read(raw))
@@ -176,7 +178,7 @@ class Machine:
         elif tag == wire.ACCEPTED_TAG:
             assert self._on_disk(wire.decode_answer(body).tunnel_id).state is State.ACTIVE
 
-    def _check_said(self, note: wire.Note) -> None:
+    def _check_said(self, note: Note) -> None:
         """What is said stands on the disk."""
         assert len(wire.encode(note)) <= wire.NOTE_BYTES
         self.told[type(note).__name__] += 1
@@ -200,6 +202,12 @@ class Machine:
 
     def _on_disk(self, tunnel_id: bytes) -> Row:
         return life.from_bytes(self.rows[tunnel_id])
+
+    def _repeat(self, machine_id: bytes, tunnel_id: bytes, proposal: bytes) -> None:
+        with suppress(BadBlock):
+            ours = self.ledger.answer_to(blocks.read(proposal))
+            if ours is not None:
+                self._do(actions.Send(machine_id, wire.encode(wire.Half(tunnel_id, ours.raw))))
 
     def _earn(self, row: Row, raw: bytes, proposal: bytes) -> None:
         try:

@@ -1,0 +1,114 @@
+"""A tunnel between two machines that lose messages, are killed, cheat, or do not come."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from node.settlement import wire as messages
+from node.settlement.life import Row
+from node.settlement.terms import MILLIONTHS, Unit
+from tests.node.settlement.market_kit import MB, Machine, Wire, a_relay
+
+
+def pair(path: Path, wire: Wire, **policy: object) -> tuple[Machine, Machine]:
+    relay = a_relay(path, wire, **policy)  # type: ignore[arg-type]
+    return relay, Machine("guest", path, wire)
+
+
+def begun(path: Path, wire: Wire, unit: Unit = Unit.GB, **policy: object) -> tuple[Machine, Machine, bytes]:
+    relay, guest = pair(path, wire, **policy)
+    price = relay.policy.price(unit) if relay.policy else None
+    tunnel = guest.ask(relay, unit=unit, price=price or 0)
+    wire.run(1)
+    assert guest.row(tunnel).began_at
+    return relay, guest, tunnel
+
+
+def carry(wire: Wire, guest: Machine, relay: Machine, megabytes: int) -> int:
+    """In pieces of half a second; how many were carried."""
+    for done in range(megabytes):
+        if not wire.carry(guest, relay, MB // 5, 4 * MB // 5):
+            return done
+        wire.run(0.25)
+    return megabytes
+
+
+def losing(wire: Wire, kind: type, count: int, only: Machine | None = None) -> None:
+    """The next `count` notes of this kind come as nothing that can be read."""
+    left = [count]
+
+    def spoil(machine: Machine, body: bytes) -> bytes:
+        if isinstance(messages.decode_note(body), kind) and left[0] > 0 and only in (None, machine):
+            left[0] -= 1
+            return b""
+        return body
+
+    wire.spoil = spoil
+
+
+def agree_and_settled(one: Machine, other: Machine, tunnel: bytes) -> Row:
+    """Both ended, both halves in both ledgers, one amount."""
+    here, there = one.row(tunnel), other.row(tunnel)
+    assert here.ended
+    assert there.ended
+    assert (here.settled, there.settled) == (True, True)
+    assert (here.amount, here.carried, here.zeqonds) == (there.amount, there.carried, there.zeqonds)
+    assert one.ledger.verify().open == other.ledger.verify().open == 0
+    return here
+
+
+# ------------------------------------------------------------------ what is lost is said again
+
+
+@pytest.mark.parametrize("kind", [messages.Open, messages.Opened])
+def test_an_open_that_is_lost_is_said_again(tmp_path: Path, wire: Wire, kind: type) -> None:
+    losing(wire, kind, 2)
+    relay, guest = pair(tmp_path, wire)
+    tunnel = guest.ask(relay)
+    wire.run(10)
+    assert guest.row(tunnel).began_at
+    assert relay.row(tunnel).began_at
+
+
+@pytest.mark.parametrize(
+    "kind", [messages.Stated, messages.Paid, messages.Kept, messages.End, messages.Ended]
+)
+def test_every_note_may_be_lost(tmp_path: Path, wire: Wire, kind: type) -> None:
+    relay, guest, tunnel = begun(tmp_path, wire)
+    losing(wire, kind, 3)
+    assert carry(wire, guest, relay, 20) >= 16, "a window, whatever is lost"
+    guest.terminate(tunnel)
+    wire.run(25)
+    assert agree_and_settled(guest, relay, tunnel).amount == 50 * MILLIONTHS
+
+
+@pytest.mark.parametrize("whose", ["guest", "relay"])
+def test_a_half_that_is_lost_is_said_again(tmp_path: Path, wire: Wire, whose: str) -> None:
+    relay, guest, tunnel = begun(tmp_path, wire)
+    carry(wire, guest, relay, 20)
+    losing(wire, messages.Half, 2, {"guest": guest, "relay": relay}[whose])
+    guest.terminate(tunnel)
+    wire.run(25)
+    agree_and_settled(guest, relay, tunnel)
+
+
+def test_a_payer_that_was_killed_when_only_the_payee_had_both_halves_gets_the_other(
+    tmp_path: Path, wire: Wire
+) -> None:
+    relay, guest, tunnel = begun(tmp_path, wire)
+    guest.friends.add(relay.machine_id)
+    relay.friends.add(guest.machine_id)
+    carry(wire, guest, relay, 20)
+    losing(wire, messages.Half, 10**6, relay)
+    guest.terminate(tunnel)
+    wire.run(5)
+    assert relay.row(tunnel).settled
+    assert not guest.row(tunnel).settled
+    guest.kill()
+    losing(wire, messages.Half, 0)
+    guest.start()
+    guest.peers.add(relay.machine_id)  # a friend is one without a tunnel
+    wire.run(5)
+    agree_and_settled(guest, relay, tunnel)
