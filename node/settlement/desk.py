@@ -44,10 +44,11 @@ class Desk(Tunnels):
         signatures: Signatures,
         credit: Credit,
         transcripts: Callable[[bytes], tuple[bytes, ...]],
+        past: Callable[[bytes], Row | None],
         lies: Callable[[bytes], bool],
         unix_offset_us: int,
     ) -> None:
-        super().__init__(machine_id, signer, signatures, credit, transcripts, unix_offset_us)
+        super().__init__(machine_id, signer, signatures, credit, transcripts, past, unix_offset_us)
         self.policy: Policy | None = None
         self._lies = lies
 
@@ -102,7 +103,7 @@ class Desk(Tunnels):
             self.counters["request for a tunnel that cannot be read"] += 1
             return
         known = self.row(request.tunnel_id)
-        if known is not None:  # it did not hear our answer
+        if known is not None:  # it did not hear our answer; or it asks for one that is over
             if known.role is Role.PAYEE and known.partner == payer:
                 self._answer(known, now_us)
             return

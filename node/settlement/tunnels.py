@@ -32,11 +32,12 @@ LOOK_US: Final = 1_000_000
 
 
 class NoSuchTunnel(LocalFault):
-    """There is no tunnel of this id here, or it is over and settled."""
+    """There is no tunnel of this id here, and never was."""
 
 
 class Tunnels:
     """`transcripts(machine_id)`: hashes of the handshakes of its sessions, 32 bytes each, the newest first.
+    `past(tunnel_id)`: the tunnel as it stands on the disk, so that what is over stays as it ended.
     `unix_offset_us`: what makes the clock of `now_us` Unix time, as it was at the start, so that a clock that
     is set later moves no tunnel's age."""
 
@@ -47,6 +48,7 @@ class Tunnels:
         signatures: Signatures,
         credit: Credit,
         transcripts: Callable[[bytes], tuple[bytes, ...]],
+        past: Callable[[bytes], Row | None],
         unix_offset_us: int,
     ) -> None:
         self.machine_id = machine_id
@@ -56,6 +58,7 @@ class Tunnels:
         self.counters: Counter[str] = Counter()
         self.actions: list[Action] = []
         self._transcripts = transcripts
+        self._past = past
         self._offset_us = unix_offset_us
         self._pending: dict[bytes, Row] = {}
         self._sides: dict[bytes, Side] = {}  # accepted; ended, until they are settled
@@ -73,9 +76,11 @@ class Tunnels:
         self._look_us = now_us
 
     def row(self, tunnel_id: bytes) -> Row | None:
-        """With what was signed for so far; None for one that is over and settled, or never was."""
+        """With what was signed for so far; None for one that never was."""
         side = self._sides.get(tunnel_id)
-        return side.with_figures() if side is not None else self._pending.get(tunnel_id)
+        if side is not None:
+            return side.with_figures()
+        return self._pending.get(tunnel_id) or self._past(tunnel_id)
 
     def rows(self) -> list[Row]:
         """All that are not over and settled."""
@@ -87,7 +92,10 @@ class Tunnels:
             return self._drop(self._pending[tunnel_id], Happening.TERMINATE, Code.TERMINATED, now_us)
         side = self._sides.get(tunnel_id)
         if side is None:
-            raise NoSuchTunnel("there is no such tunnel")
+            past = self._past(tunnel_id)
+            if past is None:
+                raise NoSuchTunnel("there is no such tunnel")
+            return past
         if not side.row.ended:
             side.end(Happening.TERMINATE, Code.TERMINATED, now_us)
             self._flush(now_us)

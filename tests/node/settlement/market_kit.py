@@ -81,6 +81,7 @@ class Machine:
             ToySignatures(),
             self.credit,
             lambda machine: self.wire.transcripts(self.machine_id, machine),
+            self._past,
             self.ledger.lies,
             0,
         )
@@ -88,6 +89,9 @@ class Machine:
         kept = [row for row in self.stored() if not row.ended or not row.settled]
         self.desk.load([(row, self._newest(row)) for row in kept], self.wire.now_us)
         self.act()
+
+    def _past(self, tunnel_id: bytes) -> Row | None:
+        return self._on_disk(tunnel_id) if tunnel_id in self.rows else None
 
     def stored(self) -> list[Row]:
         return [life.from_bytes(raw) for raw in self.rows.values()]
@@ -263,7 +267,9 @@ class Machine:
         return row
 
     def row(self, tunnel_id: bytes) -> Row:
-        return self.desk.row(tunnel_id) or self._on_disk(tunnel_id)
+        row = self.desk.row(tunnel_id)
+        assert row is not None
+        return row
 
 
 class Wire:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from node.settlement.actions import Tell
 from node.settlement.life import State
-from node.settlement.terms import MILLIONTHS
+from node.settlement.terms import MILLIONTHS, Unit
+from node.settlement.wire import REFUSED_TAG, Answer, Request, decode_answer, encode
 from tests.node.settlement.market_kit import MB, Machine, Wire, a_relay
 
 
@@ -28,3 +30,44 @@ def test_a_stranger_asks_is_accepted_carries_pays_and_settles(tmp_path: Path, wi
         assert row.carried == 400 * MB or row.carried >= 396 * MB
         assert machine.ledger.verify().pairs == 1
     assert relay.ledger.accounts()[0].earned == guest.ledger.accounts()[0].spent == 50 * MILLIONTHS
+
+
+def request_of(wire: Wire, lifespan: int = 1000, unit: Unit = Unit.GB, tunnel_id: bytes = b"t" * 16) -> bytes:
+    draft = Request(
+        tunnel_id=tunnel_id,
+        pricing_unit=unit,
+        price_zeq=10**9,
+        lifespan_zeqonds=lifespan,
+        reply_secret=wire.entropy(16),
+    )
+    return encode(draft)
+
+
+def answers(machine: Machine) -> list[tuple[str, Answer]]:
+    """What the desk wants told; nothing is carried out."""
+    told = [each for each in machine.desk.actions if isinstance(each, Tell)]
+    machine.desk.actions.clear()
+    return [(each.tag, decode_answer(each.body)) for each in told]
+
+
+# ------------------------------------------------------------------ the same request twice
+
+
+def test_the_name_of_a_tunnel_that_is_over_is_not_taken_again(tmp_path: Path, wire: Wire) -> None:
+    """Its vouchers would be lower than those that are kept, so none would be: service for nothing."""
+    relay, guest = a_relay(tmp_path, wire), Machine("guest", tmp_path, wire)
+    tunnel = guest.ask(relay)
+    wire.run(1)
+    wire.carry(guest, relay, 9 * MB, 9 * MB)
+    guest.terminate(tunnel)
+    wire.run(60)
+    ended = relay.row(tunnel)
+    assert ended.settled
+    for _ in range(2):
+        relay.desk.on_request(guest.bundle, request_of(wire, tunnel_id=tunnel), wire.now_us)
+        [(tag, answer)] = answers(relay)
+        assert (tag, answer.code) == (REFUSED_TAG, "TERMINATED")
+        relay.kill()
+        relay.start()
+    assert relay.row(tunnel) == ended
+    assert relay.terminate(tunnel) == ended
