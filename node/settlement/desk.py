@@ -118,7 +118,8 @@ class Desk(Tunnels):
         if policy is not None and self._active() >= policy.max_tunnels:
             self._make_room(now_us)
         decision = decide(policy, request, payer, lies, self._active(), self.credit, day)
-        price = policy.price(request.pricing_unit) if policy is not None else None
+        named = policy is not None and decision.code is not Code.TOO_LONG  # there is a price to be named
+        price = policy.price(request.pricing_unit) if policy is not None and named else None
         terms = terms_of.agree(request.pricing_unit, price or 0, request.lifespan_zeqonds)
         row = Row(
             tunnel_id=request.tunnel_id,

@@ -71,3 +71,13 @@ def test_the_name_of_a_tunnel_that_is_over_is_not_taken_again(tmp_path: Path, wi
         relay.start()
     assert relay.row(tunnel) == ended
     assert relay.terminate(tunnel) == ended
+
+
+# ------------------------------------------------------------------ what a stranger may ask
+
+
+def test_a_price_for_which_no_sum_can_be_written_down_is_refused(tmp_path: Path, wire: Wire) -> None:
+    relay, guest = a_relay(tmp_path, wire, per_zeqond_zeq=10**9), Machine("guest", tmp_path, wire)
+    relay.desk.on_request(guest.bundle, request_of(wire, 86_400, Unit.ZEQOND), wire.now_us)
+    [(tag, answer)] = answers(relay)
+    assert (tag, answer.code) == (REFUSED_TAG, "INVALID_LIFESPAN")
