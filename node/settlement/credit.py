@@ -80,11 +80,11 @@ class Credit:
         return self._exposures.get(machine_id, 0)
 
     def left(self, machine_id: bytes, day: int) -> int:
-        """May be below 0."""
+        """May be below 0; never so far from it that it cannot be written down."""
         left = self.limit(machine_id) - self.exposure(machine_id)
         if self._is_stranger(machine_id):
             left = min(left, self.extended.daily - self.today(day))
-        return left
+        return max(-MAX_AMOUNT, min(left, MAX_AMOUNT))
 
     def today(self, day: int) -> int:
         """New exposure of strangers on that unix day."""

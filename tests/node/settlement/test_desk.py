@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from node.settlement.actions import Tell
 from node.settlement.life import State
 from node.settlement.terms import MILLIONTHS, Unit
@@ -81,3 +83,13 @@ def test_a_price_for_which_no_sum_can_be_written_down_is_refused(tmp_path: Path,
     relay.desk.on_request(guest.bundle, request_of(wire, 86_400, Unit.ZEQOND), wire.now_us)
     [(tag, answer)] = answers(relay)
     assert (tag, answer.code) == (REFUSED_TAG, "INVALID_LIFESPAN")
+
+
+@pytest.mark.parametrize("owed", [1, 10**15])
+def test_a_friend_that_is_owed_something_can_read_the_answer(tmp_path: Path, wire: Wire, owed: int) -> None:
+    relay, guest = a_relay(tmp_path, wire), Machine("guest", tmp_path, wire)
+    relay.friends.add(guest.machine_id)
+    relay.credit.used(guest.machine_id, -owed, 0)
+    tunnel = guest.ask(relay)
+    wire.run(1)
+    assert guest.row(tunnel).state is State.ACTIVE
