@@ -72,14 +72,14 @@ class Desk(Tunnels):
 
     def accept(self, tunnel_id: bytes, now_us: int) -> Row:
         """By hand. Raises NoSuchTunnel, InvalidState."""
-        row = self._pending.get(tunnel_id)
+        row = self._waiting(tunnel_id, now_us)
         if row is None or row.role is not Role.PAYEE:
             raise self._not_pending(tunnel_id, Happening.ACCEPT)
         return self._accept(row, now_us)
 
     def refuse(self, tunnel_id: bytes, now_us: int) -> Row:
         """By hand. Raises NoSuchTunnel, InvalidState."""
-        row = self._pending.get(tunnel_id)
+        row = self._waiting(tunnel_id, now_us)
         if row is None or row.role is not Role.PAYEE:
             raise self._not_pending(tunnel_id, Happening.REFUSE)
         row = self._drop(row, Happening.REFUSE, Code.DECLINED, now_us)
@@ -88,7 +88,7 @@ class Desk(Tunnels):
 
     def undelivered(self, tunnel_id: bytes, now_us: int) -> None:
         """The request could not be brought to the other machine."""
-        row = self._pending.get(tunnel_id)
+        row = self._waiting(tunnel_id, now_us)
         if row is not None and row.role is Role.PAYER:
             self._drop(row, Happening.EXPIRE, Code.UNANSWERED, now_us)
 
@@ -147,7 +147,7 @@ class Desk(Tunnels):
         except PeerFault:
             self.counters["answer to a request that cannot be read"] += 1
             return None
-        row = self._pending.get(answer.tunnel_id)
+        row = self._waiting(answer.tunnel_id, now_us)
         if row is None or row.role is not Role.PAYER or row.partner != author:
             self.counters["answer to no request of ours"] += 1
             return None

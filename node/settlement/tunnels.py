@@ -29,6 +29,7 @@ from node.settlement.wire import Note
 PENDING_ZEQONDS: Final = 772
 """Ten minutes: a request that nobody answered by then has lapsed, at both ends."""
 LOOK_US: Final = 1_000_000
+MAX_OVER: Final = 256
 
 
 class NoSuchTunnel(LocalFault):
@@ -62,6 +63,7 @@ class Tunnels:
         self._offset_us = unix_offset_us
         self._pending: dict[bytes, Row] = {}
         self._sides: dict[bytes, Side] = {}  # accepted; ended, until they are settled
+        self._over: dict[bytes, Row] = {}  # the last few, which may not be on the disk yet
         self._look_us = NEVER
 
     def load(self, rows: Iterable[tuple[Row, bytes]], now_us: int) -> None:
@@ -80,7 +82,7 @@ class Tunnels:
         side = self._sides.get(tunnel_id)
         if side is not None:
             return side.with_figures()
-        return self._pending.get(tunnel_id) or self._past(tunnel_id)
+        return self._pending.get(tunnel_id) or self._over.get(tunnel_id) or self._past(tunnel_id)
 
     def rows(self) -> list[Row]:
         """All that are not over and settled."""
@@ -88,11 +90,12 @@ class Tunnels:
 
     def terminate(self, tunnel_id: bytes, now_us: int) -> Row:
         """Raises NoSuchTunnel. Of one that has ended: as it ended."""
-        if tunnel_id in self._pending:
-            return self._drop(self._pending[tunnel_id], Happening.TERMINATE, Code.TERMINATED, now_us)
+        waiting = self._waiting(tunnel_id, now_us)
+        if waiting is not None:
+            return self._drop(waiting, Happening.TERMINATE, Code.TERMINATED, now_us)
         side = self._sides.get(tunnel_id)
         if side is None:
-            past = self._past(tunnel_id)
+            past = self.row(tunnel_id)
             if past is None:
                 raise NoSuchTunnel("there is no such tunnel")
             return past
@@ -177,9 +180,8 @@ class Tunnels:
     def tick(self, now_us: int) -> None:
         """Do everything that is due."""
         self._look_us = now_us + LOOK_US
-        for row in list(self._pending.values()):
-            if self.zeqond(now_us) - row.asked_at > PENDING_ZEQONDS:
-                self._drop(row, Happening.EXPIRE, Code.UNANSWERED, now_us)
+        for tunnel_id in list(self._pending):
+            self._waiting(tunnel_id, now_us)
         self._flush(now_us)
 
     def deadline_us(self) -> int:
@@ -200,7 +202,7 @@ class Tunnels:
             if side.row.ended and (side.closed or now_us >= side.done_us):
                 side.give_up()
                 if side.row.settled:
-                    del self._sides[tunnel_id]
+                    self._forget(self._sides.pop(tunnel_id).row)
                 if all(each.dormant for each in self._with(side.row.partner)):
                     self.act(Dismiss(side.row.partner))
         self._look_us = min(self._look_us, now_us + LOOK_US)
@@ -240,12 +242,26 @@ class Tunnels:
         self._look_us = min(self._look_us, now_us + LOOK_US)
         self._said(row)
 
+    def _waiting(self, tunnel_id: bytes, now_us: int) -> Row | None:
+        """The request, if it still waits for an answer; if its time is over, it lapses here and now."""
+        row = self._pending.get(tunnel_id)
+        if row is not None and self.zeqond(now_us) - row.asked_at > PENDING_ZEQONDS:
+            self._drop(row, Happening.EXPIRE, Code.UNANSWERED, now_us)
+            return None
+        return row
+
     def _drop(self, row: Row, happening: Happening, code: Code, now_us: int) -> Row:
         """A request comes to nothing."""
         row = row.after(happening, self.zeqond(now_us), code)
         self._pending.pop(row.tunnel_id, None)
         self._said(row)
+        self._forget(row)
         return row
+
+    def _forget(self, row: Row) -> None:
+        self._over[row.tunnel_id] = row
+        if len(self._over) > MAX_OVER:
+            del self._over[next(iter(self._over))]
 
     def _start(self, row: Row, now_us: int) -> Row:
         row = row.after(Happening.ACCEPT, self.zeqond(now_us))

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from node.settlement.actions import Tell
-from node.settlement.life import State
+from node.settlement.life import InvalidState, State
+from node.settlement.policy import Accept
 from node.settlement.terms import MILLIONTHS, Unit
-from node.settlement.wire import REFUSED_TAG, Answer, Request, decode_answer, encode
+from node.settlement.wire import ACCEPTED_TAG, REFUSED_TAG, Answer, Request, decode_answer, encode
 from tests.node.settlement.market_kit import MB, Machine, Wire, a_relay
 
 
@@ -93,3 +94,27 @@ def test_a_friend_that_is_owed_something_can_read_the_answer(tmp_path: Path, wir
     tunnel = guest.ask(relay)
     wire.run(1)
     assert guest.row(tunnel).state is State.ACTIVE
+
+
+# ------------------------------------------------------------------ out of time
+
+
+@pytest.mark.parametrize("late_s", [600.3, 86_400.0])
+def test_nothing_is_accepted_after_it_lapsed_also_before_the_next_tick(
+    tmp_path: Path, wire: Wire, late_s: float
+) -> None:
+    relay, guest = a_relay(tmp_path, wire, accept=Accept.HAND), Machine("guest", tmp_path, wire)
+    tunnel = guest.ask(relay)
+    wire.run(1)
+    assert relay.row(tunnel).state is guest.row(tunnel).state is State.PENDING
+    wire.now_us += round(late_s * 1_000_000)
+    for tag in (ACCEPTED_TAG, REFUSED_TAG):
+        terms = guest.row(tunnel).terms
+        answer = Answer(tunnel_id=tunnel, terms=terms, balance_zeq=0, min_required_zeq=0, left=0)
+        guest.desk.on_answer(tag, relay.machine_id, encode(answer), wire.now_us)
+        guest.act()
+    for by_hand in (relay.desk.accept, relay.desk.refuse):
+        with pytest.raises(InvalidState, match="the tunnel is expired, so it cannot be"):
+            by_hand(tunnel, wire.now_us)
+        relay.act()
+    assert relay.terminate(tunnel).state is guest.terminate(tunnel).state is State.EXPIRED
