@@ -13,7 +13,7 @@ from typing import Final
 
 from msgspec import structs
 
-from crypto.errors import PeerFault
+from crypto.errors import LocalFault, PeerFault
 from crypto.identity import KeyBundle
 from dht.signatures import Signatures, Signer
 from node.settlement import terms as terms_of
@@ -30,7 +30,11 @@ IDLE_ZEQONDS: Final = 386
 """Five minutes: a tunnel that carried nothing for so long gives way while all places are taken."""
 MAX_WAITING: Final = 64
 
-__all__ = ["Desk", "NoSuchTunnel"]
+__all__ = ["Desk", "NoSuchTunnel", "ToOurselves"]
+
+
+class ToOurselves(LocalFault):
+    """A tunnel to this very machine would lead nowhere."""
 
 
 class Desk(Tunnels):
@@ -56,7 +60,9 @@ class Desk(Tunnels):
 
     def request(self, bundle: bytes, draft: Request, now_us: int, budget: int | None = None) -> Row:
         """Ask the machine of this key bundle (1,248 bytes) for a tunnel; `draft.tunnel_id` is its name from
-        now on. Raises BadTerms for a price under which no sum can be written down."""
+        now on. Raises ToOurselves; BadTerms for a price under which no sum can be written down."""
+        if KeyBundle(bundle).machine_id == self.machine_id:
+            raise ToOurselves("this is the machine itself: name another one")
         terms = terms_of.agree(draft.pricing_unit, draft.price_zeq, draft.lifespan_zeqonds)
         row = Row(
             tunnel_id=draft.tunnel_id,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from node.settlement.actions import Tell
+from node.settlement.desk import ToOurselves
 from node.settlement.life import InvalidState, State
 from node.settlement.policy import Accept
 from node.settlement.terms import MILLIONTHS, Unit
@@ -118,3 +119,13 @@ def test_nothing_is_accepted_after_it_lapsed_also_before_the_next_tick(
             by_hand(tunnel, wire.now_us)
         relay.act()
     assert relay.terminate(tunnel).state is guest.terminate(tunnel).state is State.EXPIRED
+
+
+def test_a_machine_asks_itself_for_nothing(tmp_path: Path, wire: Wire) -> None:
+    relay = a_relay(tmp_path, wire)
+    with pytest.raises(ToOurselves):
+        relay.ask(relay)
+    assert not relay.desk.actions
+    relay.desk.on_request(relay.bundle, request_of(wire), wire.now_us)
+    assert not relay.desk.actions
+    assert relay.desk.counters["request for a tunnel to ourselves"] == 1
