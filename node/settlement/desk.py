@@ -121,9 +121,9 @@ class Desk(Tunnels):
     def _decide(self, bundle: bytes, request: Request, body: bytes, payer: bytes, now_us: int) -> None:
         lies, day = self._lies(bundle[:32]), self.day(now_us)
         policy = self.policy
-        if policy is not None and self._active() >= policy.max_tunnels:
+        if policy is not None and self._active(payer) >= policy.max_tunnels:
             self._make_room(now_us)
-        decision = decide(policy, request, payer, lies, self._active(), self.credit, day)
+        decision = decide(policy, request, payer, lies, self._active(payer), self.credit, day)
         named = policy is not None and decision.code is not Code.TOO_LONG  # there is a price to be named
         price = policy.price(request.pricing_unit) if policy is not None and named else None
         terms = terms_of.agree(request.pricing_unit, price or 0, request.lifespan_zeqonds)
@@ -181,7 +181,11 @@ class Desk(Tunnels):
     # ------------------------------------------------------------------ inside
 
     def _accept(self, row: Row, now_us: int) -> Row:
-        """Kept before it is said; the peer is let in before it is told to come."""
+        """Kept before it is said; the peer is let in before it is told to come. A second tunnel takes the
+        place of the first: a peer has one meter, and what it counts is paid once."""
+        for side in self._with(row.partner):
+            if side.row.role is row.role and not side.row.ended:
+                side.end(Happening.TERMINATE, Code.REPLACED, now_us)
         row = self._start(row, now_us)
         if row.role is Role.PAYEE:
             self._sides[row.tunnel_id].admit(now_us)
@@ -206,10 +210,10 @@ class Desk(Tunnels):
         )
         self.act(Tell(row.bundle, tag, wire.encode(answer), request))
 
-    def _active(self) -> int:
-        """Tunnels that take a place here."""
-        sides = self._sides.values()
-        return sum(isinstance(side, PayeeSide) and not side.row.ended for side in sides)
+    def _active(self, payer: bytes) -> int:
+        """Tunnels that take a place here, but for this payer's, which it would give up."""
+        sides = [side for side in self._sides.values() if isinstance(side, PayeeSide)]
+        return sum(not side.row.ended and side.row.partner != payer for side in sides)
 
     def _make_room(self, now_us: int) -> None:
         """Whoever carried nothing for the longest time goes, if that was long."""

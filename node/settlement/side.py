@@ -8,7 +8,7 @@ from typing import Final, NamedTuple, Protocol
 from msgspec import structs
 
 from dht.signatures import Signatures, Signer
-from node.settlement.actions import Action, Admit, Changed, Gate, Greet, Save, Send
+from node.settlement.actions import Action, Admit, Changed, Greet, Save, Send
 from node.settlement.credit import Credit
 from node.settlement.life import Code, Happening, Row, State
 from node.settlement.outbox import NEVER, Outbox
@@ -41,6 +41,7 @@ class Host(Protocol):
     counters: Counter[str]
 
     def act(self, action: Action) -> None: ...
+    def gate(self, machine_id: bytes) -> None: ...
     def zeqond(self, now_us: int) -> int: ...
     def day(self, now_us: int) -> int: ...
     def knows(self, machine_id: bytes, session: bytes) -> bool: ...
@@ -72,7 +73,7 @@ class Side:
 
     def gate(self) -> None:
         """Packets pass only while it is active and has begun."""
-        self._host.act(Gate(self.row.partner, self.passes()))
+        self._host.gate(self.row.partner)
 
     def passes(self) -> bool:
         return bool(self.row.began_at) and not self.row.ended

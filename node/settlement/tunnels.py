@@ -17,7 +17,7 @@ from crypto.errors import LocalFault, PeerFault
 from crypto.pulse import zeqond
 from dht.signatures import Signatures, Signer
 from node.settlement import wire
-from node.settlement.actions import Action, Changed, Dismiss, Learn, Repeat, Save, Send
+from node.settlement.actions import Action, Changed, Dismiss, Gate, Learn, Repeat, Save, Send
 from node.settlement.credit import DAY_S, Credit
 from node.settlement.life import Code, Happening, InvalidState, Role, Row, State
 from node.settlement.outbox import NEVER
@@ -211,6 +211,11 @@ class Tunnels:
 
     def act(self, action: Action) -> None:
         self.actions.append(action)
+
+    def gate(self, machine_id: bytes) -> None:
+        """Packets pass where a tunnel has begun, and nothing is unpaid in either direction."""
+        begun = [side for side in self._with(machine_id) if side.row.began_at and not side.row.ended]
+        self.act(Gate(machine_id, bool(begun) and all(side.passes() for side in begun)))
 
     def zeqond(self, now_us: int) -> int:
         return zeqond((now_us + self._offset_us) // 1000)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from node.settlement import wire as messages
-from node.settlement.life import Row
+from node.settlement.life import Code, Row, State
 from node.settlement.terms import MILLIONTHS, Unit
 from tests.node.settlement.market_kit import MB, Machine, Wire, a_relay
 
@@ -112,3 +112,41 @@ def test_a_payer_that_was_killed_when_only_the_payee_had_both_halves_gets_the_ot
     guest.peers.add(relay.machine_id)  # a friend is one without a tunnel
     wire.run(5)
     agree_and_settled(guest, relay, tunnel)
+
+
+# ------------------------------------------------------------------ two tunnels with one machine
+
+
+@pytest.mark.parametrize("places", [1, 8])
+def test_a_second_tunnel_takes_the_place_of_the_first_as_one_meter_is_paid_once(
+    tmp_path: Path, wire: Wire, places: int
+) -> None:
+    relay, guest, first = begun(tmp_path, wire, max_tunnels=places)
+    assert carry(wire, guest, relay, 20) == 20
+    second = guest.ask(relay)
+    wire.run(2)
+    assert agree_and_settled(guest, relay, first).code is Code.REPLACED
+    assert guest.row(second).state is relay.row(second).state is State.ACTIVE
+    assert carry(wire, guest, relay, 30) == 30
+    guest.terminate(second)
+    wire.run(2)
+    assert 29 * MB <= agree_and_settled(guest, relay, second).carried <= 30 * MB
+    assert guest.row(first).carried <= 20 * MB
+
+
+def test_machines_that_relay_for_each_other_shut_no_gate_of_the_other_tunnel(
+    tmp_path: Path, wire: Wire
+) -> None:
+    relay, guest, there = begun(tmp_path, wire)
+    guest.desk.policy = relay.policy
+    back = relay.ask(guest)
+    assert carry(wire, guest, relay, 1) == 1, "the other one has not begun"
+    wire.run(1)
+    assert relay.row(back).began_at
+    guest.terminate(there)
+    assert carry(wire, guest, relay, 20) == 20
+    losing(wire, messages.Paid, 10**6)
+    carry(wire, guest, relay, 40)
+    assert not guest.open[relay.machine_id], "what is not paid shuts the gate, whatever else is open"
+    relay.terminate(back)
+    assert not guest.open[relay.machine_id]
