@@ -44,6 +44,7 @@ class PayeeSide(Side):
         self.idle_since = host.zeqond(now_us)
         if row.began_at:
             self._meter()
+        self._charged = max(row.value, self._worth(self._figures()[0]))  # what its payer has used by now
 
     @property
     def closed(self) -> bool:
@@ -82,12 +83,11 @@ class PayeeSide(Side):
         self._take(payee, voucher, note.voucher, now_us)
 
     def _take(self, payee: Payee, voucher: Voucher, raw: bytes, now_us: int) -> None:
-        worth = self._worth(payee.kept)
-        self._date(worth, now_us)
+        self._date(now_us)
         self._host.act(Keep(raw))
         self._raw = raw
         payee.keep(voucher)
-        self._charge(self._worth(voucher) - worth, now_us)
+        self._charge(self._worth(voucher), now_us)
         self._send_kept(voucher)
         self._outbox.done("stated")
         if self.row.ended:
@@ -95,11 +95,11 @@ class PayeeSide(Side):
             self.save()
         self._watch_gate(now_us)
 
-    def _date(self, worth: int, now_us: int) -> None:
+    def _date(self, now_us: int) -> None:
         """The row says what was there before today, so that a restart knows what strangers used today."""
         day = self._host.day(now_us)
         if self.row.day != day:
-            self.row = structs.replace(self.row, day=day, before_today=worth)
+            self.row = structs.replace(self.row, day=day, before_today=self._charged)
             self._host.act(Save(self.row))
 
     def on_half(self, proposal: bytes) -> None:
@@ -179,6 +179,12 @@ class PayeeSide(Side):
         elif shut_for > UNPAID_ZEQONDS:
             self.end(Happening.TERMINATE, Code.UNPAID, now_us)
 
+    def end(self, happening: Happening, code: Code, now_us: int) -> None:
+        """What is not paid yet is used all the same: else a window would be free with every tunnel."""
+        if self._payee is not None and not self.row.ended:
+            self._charge(self._payee.owed, now_us)
+        super().end(happening, code, now_us)
+
     def _figures(self) -> tuple[Voucher | None, int, int]:
         kept = self._payee.kept if self._payee is not None else None
         return kept, *self._measured
@@ -200,8 +206,15 @@ class PayeeSide(Side):
         """Millionths, pro rata: what was measured and is not in a voucher that we have."""
         return max(0, payee.owed - self._worth(payee.kept))
 
-    def _charge(self, more: int, now_us: int) -> None:
-        self._host.credit.used(self.row.partner, more, self._host.day(now_us))
+    def _charge(self, value: int, now_us: int) -> None:
+        """It has used so much by now."""
+        if value > self._charged:
+            self._date(now_us)
+            self._host.credit.used(self.row.partner, value - self._charged, self._host.day(now_us))
+            self._charged = value
+
+    def _value(self) -> int:
+        return self._charged
 
     def _send_kept(self, voucher: Voucher) -> None:
         self._send(Kept(self.row.tunnel_id, voucher.sequence))

@@ -200,15 +200,15 @@ class Side:
     def with_figures(self) -> Row:
         """The row with what was signed for so far; of a free tunnel, with what was measured."""
         last, carried, zeqonds = self._figures()
+        row = structs.replace(self.row, value=self._value())
         if last is None:
-            return structs.replace(self.row, carried=carried, zeqonds=zeqonds)
-        return structs.replace(
-            self.row,
-            carried=last.up + last.down,
-            zeqonds=last.zeqonds,
-            amount=last.amount,
-            value=self._worth(last),
-        )
+            most = max(carried, row.carried), max(zeqonds, row.zeqonds)  # not less after a restart
+            return structs.replace(row, carried=most[0], zeqonds=most[1])
+        return structs.replace(row, carried=last.up + last.down, zeqonds=last.zeqonds, amount=last.amount)
+
+    def _value(self) -> int:
+        """Row.value."""
+        return self._worth(self._figures()[0])
 
     def _worth(self, voucher: Voucher | None) -> int:
         """What it is for, pro rata, millionths."""

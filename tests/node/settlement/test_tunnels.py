@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from node.settlement import wire as messages
+from node.settlement.credit import Extended
 from node.settlement.life import Code, Row, State
-from node.settlement.terms import MILLIONTHS, Unit
+from node.settlement.terms import MAX_AMOUNT, MILLIONTHS, Unit
 from tests.node.settlement.market_kit import MB, Machine, Wire, a_relay
 
 
@@ -150,3 +151,29 @@ def test_machines_that_relay_for_each_other_shut_no_gate_of_the_other_tunnel(
     assert not guest.open[relay.machine_id], "what is not paid shuts the gate, whatever else is open"
     relay.terminate(back)
     assert not guest.open[relay.machine_id]
+
+
+# ------------------------------------------------------------------ a payer that does not pay
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_who_never_pays_gets_its_limit_once_and_not_a_window_with_every_tunnel(
+    tmp_path: Path, wire: Wire, restarts: bool
+) -> None:
+    limit_mb = 60
+    extended = Extended(stranger=limit_mb * MB * 50 // 1000, daily=MAX_AMOUNT)
+    relay, guest = pair(tmp_path, wire, extended=extended)
+    losing(wire, messages.Paid, 10**6)
+    carried = 0
+    for _ in range(8):
+        tunnel = guest.ask(relay)
+        wire.run(1)
+        carried += carry(wire, guest, relay, 50)
+        if guest.row(tunnel).state is State.ACTIVE:
+            guest.terminate(tunnel)
+        wire.run(40)
+        if restarts:
+            relay.kill()
+            relay.start()
+    assert guest.row(tunnel).code is Code.BALANCE
+    assert limit_mb <= carried <= limit_mb + 2
