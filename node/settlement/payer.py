@@ -174,8 +174,11 @@ class PayerSide(Side):
             self._host.act(Save(self.row))
             self._host.act(Spend(self.row, self._raw))
 
-    def _close(self, now_us: int) -> None:
+    def end(self, happening: Happening, code: Code, now_us: int) -> None:
         self._outbox.done("open")
+        super().end(happening, code, now_us)
+
+    def _close(self, now_us: int) -> None:
         if self.row.settled:
             return
         if self.row.spent:

@@ -104,9 +104,9 @@ class Side:
         self.row = self.with_figures()
         self.save()
         self.gate()
-        self.done_us = now_us + (CLOSING_US if began else 0)
+        self.done_us = now_us + CLOSING_US
+        self._say(End(self.row.tunnel_id, str(code)), now_us, "end")
         if began:
-            self._say(End(self.row.tunnel_id, str(code)), now_us, "end")
             self._close(now_us)
 
     def ended_there(self, code: Code, now_us: int) -> None:

@@ -177,3 +177,23 @@ def test_who_never_pays_gets_its_limit_once_and_not_a_window_with_every_tunnel(
             relay.start()
     assert guest.row(tunnel).code is Code.BALANCE
     assert limit_mb <= carried <= limit_mb + 2
+
+
+# ------------------------------------------------------------------ ended before it began, or out of touch
+
+
+@pytest.mark.parametrize("whose", ["guest", "relay"])
+def test_who_ends_it_before_the_other_knows_that_it_began_tells_it(
+    tmp_path: Path, wire: Wire, whose: str
+) -> None:
+    losing(wire, messages.Opened, 10**6)
+    relay, guest = pair(tmp_path, wire)
+    tunnel = guest.ask(relay)
+    wire.run(1)
+    assert guest.row(tunnel).state is relay.row(tunnel).state is State.ACTIVE
+    {"guest": guest, "relay": relay}[whose].terminate(tunnel)
+    wire.run(35)
+    for machine in (guest, relay):
+        row = machine.row(tunnel)
+        assert (row.state, row.code, row.settled) == (State.TERMINATED, Code.TERMINATED, True)
+        assert not machine.peers
