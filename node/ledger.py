@@ -113,7 +113,7 @@ class Ledger:
         read = vouchers.read(voucher)
         digest = blocks.voucher_hash(voucher)
         with self._db.transaction():
-            known = self._settled(read.tunnel_id)
+            known = self.half_of(read.tunnel_id)
             if known is not None and known.said.voucher != digest:
                 raise LocalFault("this tunnel is settled already, by another voucher")
             if known is not None:
@@ -134,7 +134,7 @@ class Ledger:
             raise BadBlock("not what the voucher says")
         self.learn(proposal)
         with self._db.transaction():
-            known = self._settled(said.tunnel_id)
+            known = self.half_of(said.tunnel_id)
             if known is not None and known.said.answers != proposal.hash:
                 raise BadBlock("this tunnel is settled already")
             if known is not None:
@@ -142,6 +142,12 @@ class Ledger:
             made = blocks.accept(self._party, self.head(), proposal, zeqond)
             self._insert(made)
         return made
+
+    def half_of(self, tunnel_id: bytes) -> Block | None:
+        """Our block about a tunnel."""
+        query = "SELECT raw FROM blocks WHERE key = ? AND tunnel_id = ?"
+        rows = self._db.rows(query, self._party.signer.public, tunnel_id)
+        return blocks.read(rows[0]["raw"]) if rows else None
 
     def answer_to(self, proposal: Block) -> Block | None:
         """Our half of a pair, where it was earned."""
@@ -234,12 +240,6 @@ class Ledger:
     def _answers(self, block: Block) -> list[Block]:
         rows = self._db.rows("SELECT raw FROM blocks WHERE answers = ? ORDER BY number", block.hash)
         return [blocks.read(row["raw"]) for row in rows]
-
-    def _settled(self, tunnel_id: bytes) -> Block | None:
-        """Our block about a tunnel."""
-        query = "SELECT raw FROM blocks WHERE key = ? AND tunnel_id = ?"
-        rows = self._db.rows(query, self._party.signer.public, tunnel_id)
-        return blocks.read(rows[0]["raw"]) if rows else None
 
     def _insert(self, block: Block) -> None:
         key, number = block.place

@@ -36,7 +36,8 @@ class Spend(msgspec.Struct, frozen=True):
 
 
 class Earn(msgspec.Struct, frozen=True):
-    """Answer the payer's half for the last voucher that we took."""
+    """Answer the payer's half for the last voucher that we took. `proposal`: that half; empty: only if we
+    have answered it already."""
 
     row: Row
     voucher: bytes

@@ -192,8 +192,11 @@ class PayeeSide(Side):
     def _close(self, now_us: int) -> None:
         """The last statement; it is answered by the last voucher."""
         payee = self._payee
-        if payee is not None and not self.row.settled:
-            self._say(Stated(self.row.tunnel_id, *payee.statement()), now_us, "stated")
+        if payee is None or self.row.settled:
+            return
+        self._say(Stated(self.row.tunnel_id, *payee.statement()), now_us, "stated")
+        if self.resumed and self._raw:  # we may have been killed when our half was written
+            self._host.act(Earn(self.row, self._raw, b""))
 
     # ------------------------------------------------------------------ inside
 

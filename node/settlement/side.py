@@ -62,9 +62,11 @@ class Side:
     # ------------------------------------------------------------------ what the desk tells it
 
     def admit(self, now_us: int) -> None:
-        """It is accepted, now or before this start."""
+        """It is accepted, now or before this start; or it has ended and was not settled before this start."""
         self._host.act(Admit(self.row))
         self.gate()
+        if self.row.ended:
+            self.awake(now_us)
         self.connected(now_us)
 
     def connected(self, now_us: int) -> None:
@@ -113,6 +115,9 @@ class Side:
         """The partner says that it is over."""
         if not self.row.ended:
             self.end(Happening.TERMINATE, code if code is not Code.NONE else Code.OTHER, now_us)
+        elif not self.row.settled:  # it may have forgotten what was said before it was killed
+            self.done_us = now_us + CLOSING_US if self.dormant else self.done_us
+            self._close(now_us)
         self._outbox.done("end")
         self._host.act(Send(self.row.partner, encode(Ended(self.row.tunnel_id))))
 
@@ -144,7 +149,7 @@ class Side:
 
     def settled(self) -> None:
         """Both halves stand in the ledger, or there is nothing that they could say."""
-        self.row = structs.replace(self.row, settled=True)
+        self.row = structs.replace(self.with_figures(), settled=True)
         self._outbox.done("half")
         self.save()
 

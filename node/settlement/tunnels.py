@@ -4,7 +4,8 @@
                      all ─▶ `actions`, in order (node/settlement/actions.py)
 
 A tunnel that has ended stays here until both halves stand in the ledgers. If the partner has gone before, it
-waits without doing anything, also through restarts, until the two meet again.
+waits without doing anything until the two meet again. After a restart it is a peer for as long as after the
+end, as the partner may still wait; not where the end is so long ago that it is over there, too.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from node.settlement.outbox import NEVER
 from node.settlement.payee import PayeeSide
 from node.settlement.payer import PayerSide
 from node.settlement.side import Measured, Side
+from node.settlement.terms import MAX_LIFESPAN
 from node.settlement.wire import Note
 
 PENDING_ZEQONDS: Final = 772
@@ -73,7 +75,7 @@ class Tunnels:
                 self._pending[row.tunnel_id] = row
                 continue
             side = self._sides[row.tunnel_id] = self._side(row, now_us, True, raw)
-            if not row.ended:
+            if not row.ended or self.zeqond(now_us) - row.ended_at <= MAX_LIFESPAN:
                 side.admit(now_us)
         self._look_us = now_us
 

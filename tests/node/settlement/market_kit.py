@@ -200,7 +200,7 @@ class Machine:
             case wire.End(tunnel_id, _):
                 assert self._on_disk(tunnel_id).ended
             case wire.Half(tunnel_id, raw):
-                ours = self.ledger._settled(tunnel_id)
+                ours = self.ledger.half_of(tunnel_id)
                 assert ours is not None
                 assert ours.raw == raw
 
@@ -214,6 +214,11 @@ class Machine:
                 self._do(actions.Send(machine_id, wire.encode(wire.Half(tunnel_id, ours.raw))))
 
     def _earn(self, row: Row, raw: bytes, proposal: bytes) -> None:
+        if not proposal:
+            known = self.ledger.half_of(row.tunnel_id)
+            if known is not None:
+                self.desk.halved(row.tunnel_id, known.raw, self.wire.now_us)
+            return
         try:
             block = self.ledger.earn(
                 blocks.read(proposal), raw, row.partner_key, self.desk.zeqond(self.wire.now_us)

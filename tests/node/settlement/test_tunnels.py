@@ -197,3 +197,27 @@ def test_who_ends_it_before_the_other_knows_that_it_began_tells_it(
         row = machine.row(tunnel)
         assert (row.state, row.code, row.settled) == (State.TERMINATED, Code.TERMINATED, True)
         assert not machine.peers
+
+
+@pytest.mark.parametrize("whose", ["guest", "relay"])
+@pytest.mark.parametrize("after", range(12))
+def test_who_is_killed_at_the_end_and_is_back_at_once_settles(
+    tmp_path: Path, wire: Wire, whose: str, after: int
+) -> None:
+    relay, guest, tunnel = begun(tmp_path, wire)
+    carry(wire, guest, relay, 20)
+    dying = {"guest": guest, "relay": relay}[whose]
+    dying.dies_in = after
+    guest.terminate(tunnel)
+    wire.run(1)
+    dying.kill()
+    wire.run(3)
+    dying.start()
+    wire.run(20)
+    if not guest.row(tunnel).ended:  # killed before its word was on the disk
+        guest.terminate(tunnel)
+        wire.run(20)
+    agree_and_settled(guest, relay, tunnel)
+    wire.run(60)
+    assert not guest.peers
+    assert not relay.peers
