@@ -74,7 +74,7 @@ class PayerSide(Side):
             self._host.counters["tunnel whose payee claims too much"] += 1
             if not self.row.ended:
                 self.end(Happening.TERMINATE, Code.OVER_METERED, now_us)
-            return
+                return  # its last statement, or what it says to be that, comes when it has heard
         self._heard_last = self.row.ended
         self._pay(now_us)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from node.settlement import wire as messages
 from node.settlement.credit import Extended
 from node.settlement.life import Code, Row, State
-from node.settlement.terms import MAX_AMOUNT, MILLIONTHS, Unit
+from node.settlement.terms import GB, MAX_AMOUNT, MILLIONTHS, Unit
+from node.settlement.wire import decode_note, encode
 from tests.node.settlement.market_kit import MB, Machine, Wire, a_relay
 
 
@@ -221,3 +224,31 @@ def test_who_is_killed_at_the_end_and_is_back_at_once_settles(
     wire.run(60)
     assert not guest.peers
     assert not relay.peers
+
+
+# ------------------------------------------------------------------ a payee that cheats
+
+
+def spoiling(wire: Wire, machine: Machine, change: Callable[[messages.Note], messages.Note]) -> None:
+    """It says another thing than its desk wants said."""
+
+    def spoil(sender: Machine, body: bytes) -> bytes:
+        return encode(change(decode_note(body))) if sender is machine else body
+
+    wire.spoil = spoil
+
+
+def test_a_payee_that_over_meters_is_left_and_paid_for_what_it_carried(tmp_path: Path, wire: Wire) -> None:
+    relay, guest, tunnel = begun(tmp_path, wire)
+    carry(wire, guest, relay, 20)
+
+    def more(note: messages.Note) -> messages.Note:
+        return structs.replace(note, up=note.up + GB) if isinstance(note, messages.Stated) else note
+
+    spoiling(wire, relay, more)
+    carry(wire, guest, relay, 20)
+    wire.run(5)
+    row = agree_and_settled(guest, relay, tunnel)
+    assert row.code is Code.OVER_METERED
+    assert row.amount == row.carried * 50 // 1000 <= 40 * MB * 50 // 1000
+    assert guest.desk.counters["tunnel whose payee claims too much"]
