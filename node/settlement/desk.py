@@ -196,14 +196,15 @@ class Desk(Tunnels):
         return row
 
     def _answer(self, row: Row, now_us: int) -> None:
-        request, day, rate = wire.decode_request(row.answer_to), self.day(now_us), row.agreed.price_zeq
+        request, day = wire.decode_request(row.answer_to), self.day(now_us)
+        rate, unit = row.agreed.price_zeq, row.agreed.pricing_unit
         answer = Answer(
             tunnel_id=row.tunnel_id,
             code=str(row.code) if row.ended else "",
             terms=row.terms,
-            balance_zeq=self.credit.balance_zeq(row.partner, rate, day),
+            balance_zeq=self.credit.balance_zeq(row.partner, rate, day, unit),
             min_required_zeq=required_zeq(rate),
-            left=self.credit.left(row.partner, day),
+            left=self.credit.left(row.partner, day, unit),
         )
         tag = {State.PENDING: wire.PENDING_TAG, State.ACTIVE: wire.ACCEPTED_TAG}.get(
             row.state, wire.REFUSED_TAG

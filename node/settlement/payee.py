@@ -143,8 +143,9 @@ class PayeeSide(Side):
             return
         self._state(payee, now_us)
         self._watch_gate(now_us)
-        row, credit = self.row, self._host.credit
-        if credit.left(row.partner, self._host.day(now_us)) - self._risk(payee) <= 0:
+        row, day = self.row, self._host.day(now_us)
+        left = self._host.credit.left(row.partner, day, row.agreed.pricing_unit)
+        if left - self._risk(payee) <= 0:
             self.end(Happening.TERMINATE, Code.CREDIT, now_us)
 
     def _state(self, payee: Payee, now_us: int) -> None:

@@ -81,6 +81,6 @@ def _refusal(
         return Code.TOO_LONG
     if active >= policy.max_tunnels:
         return Code.FULL
-    if price and credit.left(payer, day) <= 0:
+    if price and credit.left(payer, day, request.pricing_unit) <= 0:
         return Code.BALANCE
     return Code.NONE

@@ -164,7 +164,8 @@ def test_who_never_pays_gets_its_limit_once_and_not_a_window_with_every_tunnel(
     tmp_path: Path, wire: Wire, restarts: bool
 ) -> None:
     limit_mb = 60
-    extended = Extended(stranger=limit_mb * MB * 50 // 1000, daily=MAX_AMOUNT)
+    limit = limit_mb * MB * 50 // 1000
+    extended = Extended(stranger=limit, stranger_by_time=0, daily=MAX_AMOUNT)
     relay, guest = pair(tmp_path, wire, extended=extended)
     losing(wire, messages.Paid, 10**6)
     carried = 0
