@@ -138,8 +138,11 @@ class Side:
         if not self.row.settled and self._figures()[0] is None:
             self.settled()
 
-    def end_was_heard(self) -> None:
-        self._outbox.done("end")
+    def end_was_heard(self, now_us: int) -> None:
+        """What was said before may have been taken for a tunnel's that goes on: it is said again."""
+        if self._outbox.has("end"):
+            self._outbox.done("end")
+            self._close(now_us)
 
     def awake(self, now_us: int) -> None:
         """It had ended before the two met again, and is not settled."""
@@ -150,7 +153,8 @@ class Side:
     def settled(self) -> None:
         """Both halves stand in the ledger, or there is nothing that they could say."""
         self.row = structs.replace(self.with_figures(), settled=True)
-        self._outbox.done("half")
+        for kind in ("half", "stated", "paid"):
+            self._outbox.done(kind)
         self.save()
 
     # ------------------------------------------------------------------ for the two roles

@@ -91,7 +91,8 @@ class Tunnels:
         return [*self._pending.values(), *[side.with_figures() for side in self._sides.values()]]
 
     def terminate(self, tunnel_id: bytes, now_us: int) -> Row:
-        """Raises NoSuchTunnel. Of one that has ended: as it ended."""
+        """Raises NoSuchTunnel. Of one that has ended: as it ended. Who calls it has just told what its peer's
+        meter says (`measured`): what is carried later is not signed for."""
         waiting = self._waiting(tunnel_id, now_us)
         if waiting is not None:
             return self._drop(waiting, Happening.TERMINATE, Code.TERMINATED, now_us)
@@ -143,7 +144,7 @@ class Tunnels:
             case wire.End(_, code):
                 side.ended_there(Code.of(code), now_us)
             case wire.Ended():
-                side.end_was_heard()
+                side.end_was_heard(now_us)
             case wire.Opened() if isinstance(side, PayerSide):
                 side.on_opened(note, now_us)
             case wire.Stated() if isinstance(side, PayerSide):

@@ -267,6 +267,8 @@ class Machine:
         return tunnel_id
 
     def terminate(self, tunnel_id: bytes) -> Row:
+        for partner in self.desk.in_use():
+            self.measure(partner)
         row = self.desk.terminate(tunnel_id, self.wire.now_us)
         self.act()
         return row

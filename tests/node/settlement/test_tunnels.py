@@ -253,3 +253,18 @@ def test_a_payee_that_over_meters_is_left_and_paid_for_what_it_carried(tmp_path:
     assert row.code is Code.OVER_METERED
     assert row.amount == row.carried * 50 // 1000 <= 40 * MB * 50 // 1000
     assert guest.desk.counters["tunnel whose payee claims too much"]
+
+
+@pytest.mark.parametrize("whose", ["guest", "relay"])
+def test_it_settles_also_where_a_statement_is_on_its_way_when_it_ends(
+    tmp_path: Path, wire: Wire, whose: str
+) -> None:
+    """That one is answered as by a tunnel that goes on, and is not the last."""
+    relay, guest, tunnel = begun(tmp_path, wire)
+    carry(wire, guest, relay, 20)
+    wire.carry(guest, relay, 5 * MB, 5 * MB)
+    relay.measure(guest.machine_id)
+    {"guest": guest, "relay": relay}[whose].terminate(tunnel)
+    wire.run(1)
+    assert agree_and_settled(guest, relay, tunnel).carried == 30 * MB
+    assert not len(relay.desk._sides[tunnel]._outbox)
