@@ -27,6 +27,9 @@ BLIND_LEAST_BYTES: Final = 65_536
 """So much sent, and nothing at all has come back: the relay takes the money and forwards nothing. Where time
 is paid for, it takes less, in so much time; pings to a host that is off are less than that."""
 
+AGREED: Final = (Code.TERMINATED, Code.LIFESPAN, Code.BUDGET, Code.REPLACED)
+"""So a tunnel ends for the seeds' sum."""
+
 
 class PayerSide(Side):
     """`raw`: the voucher that stands on our disk, with its signature; empty: none."""
@@ -150,8 +153,8 @@ class PayerSide(Side):
             self._sign(payer, False, now_us)
 
     def _sign(self, payer: Payer, last: bool, now_us: int) -> None:
-        """The seeds' sum at the end, but for a payee that cheated: what it carried, no more."""
-        fair = self.row.code not in (Code.OVER_METERED, Code.NOTHING_CARRIED)
+        """The seeds' sum where both ended it; else, as with a payee that cheats or puts us out, pro rata."""
+        fair = self.row.code in AGREED
         before = self._worth(payer.last)
         raw = payer.voucher(final=last and fair) if payer.owes() else None
         if raw is None:

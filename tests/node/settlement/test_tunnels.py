@@ -268,3 +268,27 @@ def test_it_settles_also_where_a_statement_is_on_its_way_when_it_ends(
     wire.run(1)
     assert agree_and_settled(guest, relay, tunnel).carried == 30 * MB
     assert not len(relay.desk._sides[tunnel]._outbox)
+
+
+# ------------------------------------------------------------------ credit, at work
+
+
+def test_a_newcomer_is_served_one_gigabyte_at_once_and_pays_for_one(tmp_path: Path, wire: Wire) -> None:
+    relay, guest, tunnel = begun(tmp_path, wire)
+    carried = 0
+    while wire.carry(guest, relay, 2 * MB, 6 * MB):
+        carried += 8 * MB
+        wire.run(0.25)
+    assert GB <= carried <= GB + 16 * MB
+    wire.run(5)
+    row = agree_and_settled(guest, relay, tunnel)
+    assert row.code is Code.CREDIT
+    assert row.amount == row.carried * 50 // 1000, "who is put out has agreed to no second gigabyte"
+    again = guest.ask(relay)
+    wire.run(1)
+    assert guest.row(again).code is Code.BALANCE
+    relay.kill()
+    relay.start()
+    once_more = guest.ask(relay)
+    wire.run(1)
+    assert guest.row(once_more).code is Code.BALANCE, "a restart forgets nothing"
