@@ -57,7 +57,7 @@ class Side:
         self.done_us = NEVER  # when nothing is waited for any more
         self._host = host
         self._outbox = Outbox()
-        self._base = Measured(0, 0, 0, 0)  # when the tunnel began, if that was not before this process
+        self._base = Measured(0, 0, 0, 0) if resumed and row.began_at else None  # when the tunnel began
 
     # ------------------------------------------------------------------ what the desk tells it
 
@@ -81,12 +81,12 @@ class Side:
         return bool(self.row.began_at) and not self.row.ended
 
     def measured(self, meter: Measured, now_us: int) -> None:
-        """The peer's meters, at least every half second while anything flows."""
-        if not self.row.began_at:
+        """The peer's meters, at least every half second, whether anything flows or not."""
+        if not self.row.began_at or self._base is None:
             self._base = meter
-        else:
-            base = self._base
-            since = (meter.sent - base.sent, meter.received - base.received, meter.lost - base.lost)
+        base = self._base
+        since = (meter.sent - base.sent, meter.received - base.received, meter.lost - base.lost)
+        if self.row.began_at:
             self._measure(Measured(*since, meter.rtt_us), now_us)
 
     def tick(self, now_us: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from node.settlement.credit import Extended
 from node.settlement.life import Code, Row, State
 from node.settlement.terms import GB, MAX_AMOUNT, MILLIONTHS, Unit
 from node.settlement.wire import decode_note, encode
-from tests.node.settlement.market_kit import MB, Machine, Wire, a_relay
+from tests.node.settlement.market_kit import MB, Machine, Meter, Wire, a_relay
 
 
 def pair(path: Path, wire: Wire, **policy: object) -> tuple[Machine, Machine]:
@@ -292,3 +293,23 @@ def test_a_newcomer_is_served_one_gigabyte_at_once_and_pays_for_one(tmp_path: Pa
     once_more = guest.ask(relay)
     wire.run(1)
     assert guest.row(once_more).code is Code.BALANCE, "a restart forgets nothing"
+
+
+# ------------------------------------------------------------------ meters
+
+
+def test_what_was_carried_before_a_tunnel_is_none_of_it(tmp_path: Path, wire: Wire) -> None:
+    """Friends have met before; and nobody has looked at the meter since."""
+    relay, guest = pair(tmp_path, wire)
+    for one, other in ((relay, guest), (guest, relay)):
+        one.friends.add(other.machine_id)
+        one.peers.add(other.machine_id)
+        one.meters[other.machine_id] = Meter(sent=GB, received=GB)
+        one.note = partial(one.hear_note, measured=False)  # type: ignore[method-assign]
+    tunnel = guest.ask(relay)
+    wire.run()
+    assert relay.row(tunnel).began_at
+    assert carry(wire, guest, relay, 20) == 20
+    guest.terminate(tunnel)
+    wire.run(2)
+    assert agree_and_settled(guest, relay, tunnel).carried <= 20 * MB
