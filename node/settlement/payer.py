@@ -41,7 +41,7 @@ class PayerSide(Side):
         self._heard_last = False  # the payee has made a statement since the end
         self._payer: Payer | None = None
         self._measured = (0, 0)  # bytes, zeqonds
-        self._blind_since = (0, 0, 0)  # sent, received, zeqonds when something last came
+        self._blind_since: tuple[int, int, int] | None = None  # sent, received, zeqonds when something came
         if row.began_at:
             self._meter()
 
@@ -109,8 +109,8 @@ class PayerSide(Side):
         age = self._age(now_us)
         self._payer.measured(sent, received, age)
         self._measured = (sent + received, age)
-        at, had, since = self._blind_since
-        if received > had or sent == at:
+        at, had, since = self._blind_since or (sent, received, age)
+        if self._blind_since is None or received > had or sent == at:
             self._blind_since = at, had, since = sent, received, age
         if self._is_blind(sent - at, age - since) and not self.row.ended:
             self.end(Happening.TERMINATE, Code.NOTHING_CARRIED, now_us)

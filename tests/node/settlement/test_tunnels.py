@@ -12,6 +12,8 @@ from msgspec import structs
 from node.settlement import wire as messages
 from node.settlement.credit import Extended
 from node.settlement.life import Code, Row, State
+from node.settlement.payer import BLIND_LEAST_BYTES
+from node.settlement.side import Measured
 from node.settlement.terms import GB, MAX_AMOUNT, MILLIONTHS, Unit
 from node.settlement.wire import decode_note, encode
 from tests.node.settlement.market_kit import MB, Machine, Meter, Wire, a_relay
@@ -313,3 +315,15 @@ def test_what_was_carried_before_a_tunnel_is_none_of_it(tmp_path: Path, wire: Wi
     guest.terminate(tunnel)
     wire.run(2)
     assert agree_and_settled(guest, relay, tunnel).carried <= 20 * MB
+
+
+def test_an_upload_right_after_a_restart_is_not_taken_for_a_relay_that_forwards_nothing(
+    tmp_path: Path, wire: Wire
+) -> None:
+    relay, guest, tunnel = begun(tmp_path, wire, Unit.ZEQOND)
+    carry(wire, guest, relay, 4)
+    wire.run(30)
+    guest.kill()
+    guest.start()
+    guest.desk.measured(relay.machine_id, Measured(2 * BLIND_LEAST_BYTES, 0, 0, 20_000), wire.now_us)
+    assert guest.row(tunnel).state is State.ACTIVE
