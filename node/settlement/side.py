@@ -11,6 +11,7 @@ from dht.signatures import Signatures, Signer
 from node.settlement.actions import Action, Admit, Changed, Greet, Save, Send
 from node.settlement.credit import Credit
 from node.settlement.life import Code, Happening, Row, State
+from node.settlement.meters import SKEW_ZEQONDS
 from node.settlement.outbox import NEVER, Outbox
 from node.settlement.vouchers import Tunnel, Voucher
 from node.settlement.wire import End, Ended, Note, encode
@@ -114,7 +115,9 @@ class Side:
     def ended_there(self, code: Code, now_us: int) -> None:
         """The partner says that it is over."""
         if not self.row.ended:
-            self.end(Happening.TERMINATE, code if code is not Code.NONE else Code.OTHER, now_us)
+            due = self.row.began_at and self._age(now_us) + SKEW_ZEQONDS >= self.row.agreed.lifespan_zeqonds
+            happening = Happening.EXPIRE if due and code is Code.LIFESPAN else Happening.TERMINATE
+            self.end(happening, code if code is not Code.NONE else Code.OTHER, now_us)
         elif not self.row.settled:  # it may have forgotten what was said before it was killed
             self.done_us = now_us + CLOSING_US if self.dormant else self.done_us
             self._close(now_us)

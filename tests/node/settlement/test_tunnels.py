@@ -327,3 +327,31 @@ def test_an_upload_right_after_a_restart_is_not_taken_for_a_relay_that_forwards_
     guest.start()
     guest.desk.measured(relay.machine_id, Measured(2 * BLIND_LEAST_BYTES, 0, 0, 20_000), wire.now_us)
     assert guest.row(tunnel).state is State.ACTIVE
+
+
+# ------------------------------------------------------------------ time
+
+
+@pytest.mark.parametrize("ahead_us", [-700_000, 700_000])
+def test_a_tunnel_whose_time_is_over_has_expired_at_both_ends(
+    tmp_path: Path, wire: Wire, ahead_us: int
+) -> None:
+    relay, guest = pair(tmp_path, wire)
+    guest.desk._offset_us = ahead_us
+    tunnel = guest.ask(relay, lifespan=20)
+    wire.run(1)
+    carry(wire, guest, relay, 20)
+    wire.run(20)
+    row = agree_and_settled(guest, relay, tunnel)
+    assert row.amount == 50 * MILLIONTHS
+    for machine in (guest, relay):
+        assert (machine.row(tunnel).state, machine.row(tunnel).code) == (State.EXPIRED, Code.LIFESPAN)
+
+
+def test_a_partner_that_says_before_its_time_that_time_is_over_has_ended_it(
+    tmp_path: Path, wire: Wire
+) -> None:
+    relay, guest, tunnel = begun(tmp_path, wire)
+    relay.desk.on_note(guest.machine_id, encode(messages.End(tunnel, Code.LIFESPAN)), wire.now_us)
+    assert relay.row(tunnel).state is State.TERMINATED
+    relay.desk.actions.clear()
