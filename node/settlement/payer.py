@@ -12,8 +12,9 @@ from typing import Final
 
 from msgspec import structs
 
-from node.settlement import vouchers
+from node.settlement import blocks, vouchers
 from node.settlement.actions import Keep, Learn, Save, Spend
+from node.settlement.blocks import BadBlock, Block
 from node.settlement.life import Code, Happening, Row
 from node.settlement.meters import LEAST_WINDOW_BYTES, WINDOW_ZEQONDS, OverMetered, Payer, Statement
 from node.settlement.side import NEVER_CAME_ZEQONDS, Host, Measured, Side
@@ -39,6 +40,7 @@ class PayerSide(Side):
         self._raw = raw
         self._kept = 0  # the highest sequence that the payee says it has
         self._heard_last = False  # the payee has made a statement since the end
+        self._half: Block | None = None  # ours, once it is on the disk
         self._payer: Payer | None = None
         self._measured = (0, 0)  # bytes, zeqonds
         self._blind_since: tuple[int, int, int] | None = None  # sent, received, zeqonds when something came
@@ -89,14 +91,23 @@ class PayerSide(Side):
         self._pay(now_us)
 
     def on_half(self, block: bytes) -> None:
-        """The payee's; whether it answers ours, the ledger says."""
-        if self.row.spent:
-            self._host.act(Learn(self.row.partner, block))
-            if not self.row.settled:
-                self.settled()
+        """The payee's."""
+        if self._half is None or self.row.settled:
+            return
+        try:
+            theirs = blocks.read(block)
+            blocks.check(theirs, self._host.signatures)
+        except BadBlock:
+            theirs = self._half
+        if not theirs.answers(self._half):
+            self._host.counters["half that answers none of ours"] += 1
+            return
+        self._host.act(Learn(self.row.partner, block))
+        self.settled()
 
     def halved(self, block: bytes, now_us: int) -> None:
         """Our half is on the disk: the payee is shown it until it answers."""
+        self._half = blocks.read(block)
         if not self.row.settled:
             self._say(Half(self.row.tunnel_id, block), now_us, "half")
 

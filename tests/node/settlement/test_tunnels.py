@@ -355,3 +355,32 @@ def test_a_partner_that_says_before_its_time_that_time_is_over_has_ended_it(
     relay.desk.on_note(guest.machine_id, encode(messages.End(tunnel, Code.LIFESPAN)), wire.now_us)
     assert relay.row(tunnel).state is State.TERMINATED
     relay.desk.actions.clear()
+
+
+# ------------------------------------------------------------------ notes that are none
+
+
+def test_a_half_that_answers_nothing_settles_nothing(tmp_path: Path, wire: Wire) -> None:
+    relay, guest, tunnel = begun(tmp_path, wire)
+    carry(wire, guest, relay, 20)
+    spoilt: list[messages.Note] = []
+
+    def other(note: messages.Note) -> messages.Note:
+        if isinstance(note, messages.Half) and len(spoilt) < 3:
+            spoilt.append(note)
+            wrong = [
+                b"",
+                note.block[:-1] + bytes([note.block[-1] ^ 1]),
+                relay.ledger.head(guest.signer.public),
+            ]
+            block = wrong[len(spoilt) - 1]
+            return messages.Half(note.tunnel_id, block if isinstance(block, bytes) else block.raw)
+        return note
+
+    spoiling(wire, relay, other)
+    guest.terminate(tunnel)
+    wire.run(0.5)
+    assert not guest.row(tunnel).settled
+    wire.run(15)
+    assert len(spoilt) == 3
+    agree_and_settled(guest, relay, tunnel)
