@@ -21,7 +21,7 @@ from msgspec import Meta, structs
 from crypto.errors import LocalFault
 from crypto.identity import BUNDLE_BYTES, KeyBundle
 from node.settlement import terms as terms_of
-from node.settlement.terms import Terms
+from node.settlement.terms import BadTerms, Terms
 from node.settlement.vouchers import TUNNEL_ID_BYTES
 
 VERSION: Final = 1
@@ -195,6 +195,9 @@ def to_bytes(row: Row) -> bytes:
 
 def from_bytes(data: bytes) -> Row:
     """Raises ValueError for what `to_bytes` did not give."""
-    row = _decode(data)
-    terms_of.parse(row.terms)
+    try:
+        row = _decode(data)
+        terms_of.parse(row.terms)
+    except (BadTerms, RecursionError) as error:
+        raise ValueError("not a tunnel") from error
     return row

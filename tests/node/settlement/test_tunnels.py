@@ -368,13 +368,11 @@ def test_a_half_that_answers_nothing_settles_nothing(tmp_path: Path, wire: Wire)
     def other(note: messages.Note) -> messages.Note:
         if isinstance(note, messages.Half) and len(spoilt) < 3:
             spoilt.append(note)
-            wrong = [
-                b"",
-                note.block[:-1] + bytes([note.block[-1] ^ 1]),
-                relay.ledger.head(guest.signer.public),
-            ]
-            block = wrong[len(spoilt) - 1]
-            return messages.Half(note.tunnel_id, block if isinstance(block, bytes) else block.raw)
+            broken = note.block[:-1] + bytes([note.block[-1] ^ 1])
+            guests = relay.ledger.head(guest.signer.public)
+            return messages.Half(
+                note.tunnel_id, [b"", broken, guests.raw if guests else b""][len(spoilt) - 1]
+            )
         return note
 
     spoiling(wire, relay, other)
