@@ -68,7 +68,7 @@ class PayeeSide(Side):
 
     def on_paid(self, note: Paid, now_us: int) -> None:
         payee = self._payee
-        if payee is None:
+        if payee is None or self.row.free:
             return
         if note.voucher == self._raw:
             self._send_kept(vouchers.read(self._raw))  # it did not hear that we have it

@@ -2,69 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
-from msgspec import structs
 
 from node.settlement import wire as messages
-from node.settlement.credit import Extended
-from node.settlement.life import Code, Row, State
+from node.settlement.life import Code, State
 from node.settlement.payer import BLIND_LEAST_BYTES
 from node.settlement.side import Measured
-from node.settlement.terms import GB, MAX_AMOUNT, MILLIONTHS, Unit
-from node.settlement.wire import decode_note, encode
-from tests.node.settlement.market_kit import MB, Machine, Meter, Wire, a_relay
-
-
-def pair(path: Path, wire: Wire, **policy: object) -> tuple[Machine, Machine]:
-    relay = a_relay(path, wire, **policy)  # type: ignore[arg-type]
-    return relay, Machine("guest", path, wire)
-
-
-def begun(path: Path, wire: Wire, unit: Unit = Unit.GB, **policy: object) -> tuple[Machine, Machine, bytes]:
-    relay, guest = pair(path, wire, **policy)
-    price = relay.policy.price(unit) if relay.policy else None
-    tunnel = guest.ask(relay, unit=unit, price=price or 0)
-    wire.run(1)
-    assert guest.row(tunnel).began_at
-    return relay, guest, tunnel
-
-
-def carry(wire: Wire, guest: Machine, relay: Machine, megabytes: int) -> int:
-    """In pieces of half a second; how many were carried."""
-    for done in range(megabytes):
-        if not wire.carry(guest, relay, MB // 5, 4 * MB // 5):
-            return done
-        wire.run(0.25)
-    return megabytes
-
-
-def losing(wire: Wire, kind: type, count: int, only: Machine | None = None) -> None:
-    """The next `count` notes of this kind come as nothing that can be read."""
-    left = [count]
-
-    def spoil(machine: Machine, body: bytes) -> bytes:
-        if isinstance(messages.decode_note(body), kind) and left[0] > 0 and only in (None, machine):
-            left[0] -= 1
-            return b""
-        return body
-
-    wire.spoil = spoil
-
-
-def agree_and_settled(one: Machine, other: Machine, tunnel: bytes) -> Row:
-    """Both ended, both halves in both ledgers, one amount."""
-    here, there = one.row(tunnel), other.row(tunnel)
-    assert here.ended
-    assert there.ended
-    assert (here.settled, there.settled) == (True, True)
-    assert (here.amount, here.carried, here.zeqonds) == (there.amount, there.carried, there.zeqonds)
-    assert one.ledger.verify().open == other.ledger.verify().open == 0
-    return here
-
+from node.settlement.terms import GB, MILLIONTHS, Unit
+from node.settlement.wire import encode
+from tests.node.settlement.market_kit import MB, Meter, Wire
+from tests.node.settlement.market_steps import agree_and_settled, begun, carry, losing, pair, spoiling
 
 # ------------------------------------------------------------------ what is lost is said again
 
@@ -159,33 +109,6 @@ def test_machines_that_relay_for_each_other_shut_no_gate_of_the_other_tunnel(
     assert not guest.open[relay.machine_id]
 
 
-# ------------------------------------------------------------------ a payer that does not pay
-
-
-@pytest.mark.parametrize("restarts", [False, True])
-def test_who_never_pays_gets_its_limit_once_and_not_a_window_with_every_tunnel(
-    tmp_path: Path, wire: Wire, restarts: bool
-) -> None:
-    limit_mb = 60
-    limit = limit_mb * MB * 50 // 1000
-    extended = Extended(stranger=limit, stranger_by_time=0, daily=MAX_AMOUNT)
-    relay, guest = pair(tmp_path, wire, extended=extended)
-    losing(wire, messages.Paid, 10**6)
-    carried = 0
-    for _ in range(8):
-        tunnel = guest.ask(relay)
-        wire.run(1)
-        carried += carry(wire, guest, relay, 50)
-        if guest.row(tunnel).state is State.ACTIVE:
-            guest.terminate(tunnel)
-        wire.run(40)
-        if restarts:
-            relay.kill()
-            relay.start()
-    assert guest.row(tunnel).code is Code.BALANCE
-    assert limit_mb <= carried <= limit_mb + 2
-
-
 # ------------------------------------------------------------------ ended before it began, or out of touch
 
 
@@ -228,49 +151,6 @@ def test_who_is_killed_at_the_end_and_is_back_at_once_settles(
     wire.run(60)
     assert not guest.peers
     assert not relay.peers
-
-
-# ------------------------------------------------------------------ a payee that cheats
-
-
-def spoiling(wire: Wire, machine: Machine, change: Callable[[messages.Note], messages.Note]) -> None:
-    """It says another thing than its desk wants said."""
-
-    def spoil(sender: Machine, body: bytes) -> bytes:
-        return encode(change(decode_note(body))) if sender is machine else body
-
-    wire.spoil = spoil
-
-
-def test_a_payee_that_over_meters_is_left_and_paid_for_what_it_carried(tmp_path: Path, wire: Wire) -> None:
-    relay, guest, tunnel = begun(tmp_path, wire)
-    carry(wire, guest, relay, 20)
-
-    def more(note: messages.Note) -> messages.Note:
-        return structs.replace(note, up=note.up + GB) if isinstance(note, messages.Stated) else note
-
-    spoiling(wire, relay, more)
-    carry(wire, guest, relay, 20)
-    wire.run(5)
-    row = agree_and_settled(guest, relay, tunnel)
-    assert row.code is Code.OVER_METERED
-    assert row.amount == row.carried * 50 // 1000 <= 40 * MB * 50 // 1000
-    assert guest.desk.counters["tunnel whose payee claims too much"]
-
-
-@pytest.mark.parametrize("whose", ["guest", "relay"])
-def test_it_settles_also_where_a_statement_is_on_its_way_when_it_ends(
-    tmp_path: Path, wire: Wire, whose: str
-) -> None:
-    """That one is answered as by a tunnel that goes on, and is not the last."""
-    relay, guest, tunnel = begun(tmp_path, wire)
-    carry(wire, guest, relay, 20)
-    wire.carry(guest, relay, 5 * MB, 5 * MB)
-    relay.measure(guest.machine_id)
-    {"guest": guest, "relay": relay}[whose].terminate(tunnel)
-    wire.run(1)
-    assert agree_and_settled(guest, relay, tunnel).carried == 30 * MB
-    assert not len(relay.desk._sides[tunnel]._outbox)
 
 
 # ------------------------------------------------------------------ credit, at work
