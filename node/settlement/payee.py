@@ -20,6 +20,7 @@ from node.settlement.life import Code, Happening, Row
 from node.settlement.meters import EVERY_BYTES, EVERY_ZEQONDS, Payee, window_bytes
 from node.settlement.outbox import NEVER
 from node.settlement.side import NEVER_CAME_ZEQONDS, Host, Measured, Side
+from node.settlement.terms import Unit
 from node.settlement.vouchers import BadVoucher, Voucher
 from node.settlement.wire import Half, Kept, Open, Opened, Paid, Stated, encode
 
@@ -154,6 +155,9 @@ class PayeeSide(Side):
         carried, since = self._stated
         if not payee.unpaid or (up + down, zeqonds) == self._stated:
             return
+        by_bytes = self.row.agreed.pricing_unit is Unit.GB
+        if by_bytes and up + down == carried and payee.may_forward() and not self._outbox.has("stated"):
+            return  # a little that the payer did not receive, and will not sign for
         if up + down - carried >= STATED_BYTES or zeqonds - since >= EVERY_ZEQONDS:
             self._stated = (up + down, zeqonds)
             self._say(Stated(self.row.tunnel_id, up, down, zeqonds), now_us, "stated")

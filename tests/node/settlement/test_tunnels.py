@@ -262,3 +262,20 @@ def test_a_half_that_answers_nothing_settles_nothing(tmp_path: Path, wire: Wire)
     wire.run(15)
     assert len(spoilt) == 3
     agree_and_settled(guest, relay, tunnel)
+
+
+@pytest.mark.parametrize("lost_percent", [0, 5])
+def test_a_tunnel_by_the_gigabyte_through_which_nothing_flows_is_silent(
+    tmp_path: Path, wire: Wire, lost_percent: int
+) -> None:
+    """Also where the path lost more than it says, so that a little stays unpaid."""
+    relay, guest, _ = begun(tmp_path, wire)
+    for _ in range(45):
+        wire.carry(guest, relay, MB // 10, 9 * MB // 10)
+        relay.meters[guest.machine_id].sent += 9 * MB * lost_percent // 1000
+        wire.run(0.25)
+    wire.run(30)
+    before = wire.delivered
+    wire.run(600, 1_000_000)
+    assert wire.delivered == before
+    assert carry(wire, guest, relay, 20) == 20
