@@ -85,7 +85,7 @@ class Ledger(Reading):
         read = vouchers.read(voucher)
         digest = blocks.voucher_hash(voucher)
         with self._db.transaction():
-            known = self._settled(read.tunnel_id)
+            known = self.half_of(read.tunnel_id)
             if known is not None and known.said.voucher != digest:
                 raise LocalFault("this tunnel is settled already, by another voucher")
             if known is not None:
@@ -108,7 +108,7 @@ class Ledger(Reading):
         if self.learn(proposal) is not None:
             raise BadBlock("its author has signed what contradicts it")
         with self._db.transaction():
-            known = self._settled(said.tunnel_id)
+            known = self.half_of(said.tunnel_id)
             if known is not None and known.said.answers != proposal.hash:
                 raise BadBlock("this tunnel is settled already")
             if known is not None:
@@ -138,6 +138,15 @@ class Ledger(Reading):
         """Sign again although some do not answer: what they alone hold would be signed twice."""
         with self._db.transaction():
             self._db.execute("DELETE FROM state WHERE name = ?", _BEHIND)
+
+    def half_of(self, tunnel_id: bytes) -> Block | None:
+        """Our block about a tunnel."""
+        return self._block("SELECT raw FROM blocks WHERE key = ? AND tunnel_id = ?", self.us, tunnel_id)
+
+    def answer_to(self, proposal: Block) -> Block | None:
+        """Our half of a pair, where it was earned."""
+        ours = [other for other in self._halves(proposal) if other.said.key == self.us]
+        return next((other for other in ours if other.answers(proposal)), None)
 
     # ------------------------------------------------------------------ what others show
 
@@ -211,10 +220,6 @@ class Ledger(Reading):
             raise ChainBehind("partners hold blocks of this chain that are not here; ask all of them first")
         if key not in self._heard:
             raise ChainBehind("this partner has not said yet what it holds of our chain")
-
-    def _settled(self, tunnel_id: bytes) -> Block | None:
-        """Our block about a tunnel."""
-        return self._block("SELECT raw FROM blocks WHERE key = ? AND tunnel_id = ?", self.us, tunnel_id)
 
     def _insert(self, block: Block) -> None:
         (key, number), said = block.place, block.said

@@ -1,6 +1,7 @@
 """What the desk wants done, in order.
 
     Save Keep Spend Earn Learn    the disk; Spend and Earn come back to the desk as `halved`
+    Repeat                        from the disk
     Greet Read                    the two ledgers show each other what they hold
     Tell                          an event sealed to the other machine, under its reply secret or listed
     Send                          a note in the tunnel; lost where there is no session, and then sent again
@@ -38,10 +39,20 @@ class Spend(msgspec.Struct, frozen=True):
 
 
 class Earn(msgspec.Struct, frozen=True):
-    """Answer the payer's half for the last voucher that we took."""
+    """Answer the payer's half for the last voucher that we took. `proposal`: that half; empty: only if we
+    have answered it already."""
 
     row: Row
     voucher: bytes
+    proposal: bytes
+
+
+class Repeat(msgspec.Struct, frozen=True):
+    """Of a tunnel that is over and settled here: show the payer our half again (wire.Half), if the ledger has
+    one that answers this block."""
+
+    machine_id: bytes
+    tunnel_id: bytes
     proposal: bytes
 
 
@@ -103,5 +114,18 @@ class Changed(msgspec.Struct, frozen=True):
 
 
 Action: TypeAlias = (
-    Save | Keep | Spend | Earn | Learn | Greet | Read | Tell | Send | Admit | Dismiss | Gate | Changed
+    Save
+    | Keep
+    | Spend
+    | Earn
+    | Repeat
+    | Learn
+    | Greet
+    | Read
+    | Tell
+    | Send
+    | Admit
+    | Dismiss
+    | Gate
+    | Changed
 )

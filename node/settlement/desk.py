@@ -13,7 +13,7 @@ from typing import Final
 
 from msgspec import structs
 
-from crypto.errors import PeerFault
+from crypto.errors import LocalFault, PeerFault
 from crypto.identity import KeyBundle
 from dht.signatures import Signatures, Signer
 from node.settlement import terms as terms_of
@@ -30,7 +30,11 @@ IDLE_ZEQONDS: Final = 386
 """Five minutes: a tunnel that carried nothing for so long gives way while all places are taken."""
 MAX_WAITING: Final = 64
 
-__all__ = ["Desk", "NoSuchTunnel"]
+__all__ = ["Desk", "NoSuchTunnel", "ToOurselves"]
+
+
+class ToOurselves(LocalFault):
+    """A tunnel to this very machine would lead nowhere."""
 
 
 class Desk(Tunnels):
@@ -44,10 +48,11 @@ class Desk(Tunnels):
         signatures: Signatures,
         credit: Credit,
         transcripts: Callable[[bytes], tuple[bytes, ...]],
+        past: Callable[[bytes], Row | None],
         lies: Callable[[bytes], bool],
         unix_offset_us: int,
     ) -> None:
-        super().__init__(machine_id, signer, signatures, credit, transcripts, unix_offset_us)
+        super().__init__(machine_id, signer, signatures, credit, transcripts, past, unix_offset_us)
         self.policy: Policy | None = None
         self._lies = lies
 
@@ -55,7 +60,9 @@ class Desk(Tunnels):
 
     def request(self, bundle: bytes, draft: Request, now_us: int, budget: int | None = None) -> Row:
         """Ask the machine of this key bundle (1,248 bytes) for a tunnel; `draft.tunnel_id` is its name from
-        now on. Raises BadTerms for a price under which no sum can be written down."""
+        now on. Raises ToOurselves; BadTerms for a price under which no sum can be written down."""
+        if KeyBundle(bundle).machine_id == self.machine_id:
+            raise ToOurselves("this is the machine itself: name another one")
         terms = terms_of.agree(draft.pricing_unit, draft.price_zeq, draft.lifespan_zeqonds)
         row = Row(
             tunnel_id=draft.tunnel_id,
@@ -72,14 +79,14 @@ class Desk(Tunnels):
 
     def accept(self, tunnel_id: bytes, now_us: int) -> Row:
         """By hand. Raises NoSuchTunnel, InvalidState."""
-        row = self._pending.get(tunnel_id)
+        row = self._waiting(tunnel_id, now_us)
         if row is None or row.role is not Role.PAYEE:
             raise self._not_pending(tunnel_id, Happening.ACCEPT)
         return self._accept(row, now_us)
 
     def refuse(self, tunnel_id: bytes, now_us: int) -> Row:
         """By hand. Raises NoSuchTunnel, InvalidState."""
-        row = self._pending.get(tunnel_id)
+        row = self._waiting(tunnel_id, now_us)
         if row is None or row.role is not Role.PAYEE:
             raise self._not_pending(tunnel_id, Happening.REFUSE)
         row = self._drop(row, Happening.REFUSE, Code.DECLINED, now_us)
@@ -88,7 +95,7 @@ class Desk(Tunnels):
 
     def undelivered(self, tunnel_id: bytes, now_us: int) -> None:
         """The request could not be brought to the other machine."""
-        row = self._pending.get(tunnel_id)
+        row = self._waiting(tunnel_id, now_us)
         if row is not None and row.role is Role.PAYER:
             self._drop(row, Happening.EXPIRE, Code.UNANSWERED, now_us)
 
@@ -103,7 +110,7 @@ class Desk(Tunnels):
             self.counters["request for a tunnel that cannot be read"] += 1
             return
         known = self.row(request.tunnel_id)
-        if known is not None:  # it did not hear our answer
+        if known is not None:  # it did not hear our answer; or it asks for one that is over
             if known.role is Role.PAYEE and known.partner == payer:
                 self._answer(known, now_us)
             return
@@ -115,10 +122,11 @@ class Desk(Tunnels):
     def _decide(self, bundle: bytes, request: Request, body: bytes, payer: bytes, now_us: int) -> None:
         lies, day = self._lies(bundle[:32]), self.day(now_us)
         policy = self.policy
-        if policy is not None and self._active() >= policy.max_tunnels:
+        if policy is not None and self._active(payer) >= policy.max_tunnels:
             self._make_room(now_us)
-        decision = decide(policy, request, payer, lies, self._active(), self.credit, day)
-        price = policy.price(request.pricing_unit) if policy is not None else None
+        decision = decide(policy, request, payer, lies, self._active(payer), self.credit, day)
+        named = policy is not None and decision.code is not Code.TOO_LONG  # there is a price to be named
+        price = policy.price(request.pricing_unit) if policy is not None and named else None
         terms = terms_of.agree(request.pricing_unit, price or 0, request.lifespan_zeqonds)
         row = Row(
             tunnel_id=request.tunnel_id,
@@ -146,7 +154,7 @@ class Desk(Tunnels):
         except PeerFault:
             self.counters["answer to a request that cannot be read"] += 1
             return None
-        row = self._pending.get(answer.tunnel_id)
+        row = self._waiting(answer.tunnel_id, now_us)
         if row is None or row.role is not Role.PAYER or row.partner != author:
             self.counters["answer to no request of ours"] += 1
             return None
@@ -174,7 +182,11 @@ class Desk(Tunnels):
     # ------------------------------------------------------------------ inside
 
     def _accept(self, row: Row, now_us: int) -> Row:
-        """Kept before it is said; the peer is let in before it is told to come."""
+        """Kept before it is said; the peer is let in before it is told to come. A second tunnel takes the
+        place of the first: a peer has one meter, and what it counts is paid once."""
+        for side in self._with(row.partner):
+            if side.row.role is row.role and not side.row.ended:
+                side.end(Happening.TERMINATE, Code.REPLACED, now_us)
         row = self._start(row, now_us)
         if row.role is Role.PAYEE:
             self._sides[row.tunnel_id].admit(now_us)
@@ -185,24 +197,25 @@ class Desk(Tunnels):
         return row
 
     def _answer(self, row: Row, now_us: int) -> None:
-        request, day, rate = wire.decode_request(row.answer_to), self.day(now_us), row.agreed.price_zeq
+        request, day = wire.decode_request(row.answer_to), self.day(now_us)
+        rate, unit = row.agreed.price_zeq, row.agreed.pricing_unit
         answer = Answer(
             tunnel_id=row.tunnel_id,
             code=str(row.code) if row.ended else "",
             terms=row.terms,
-            balance_zeq=self.credit.balance_zeq(row.partner, rate, day),
+            balance_zeq=self.credit.balance_zeq(row.partner, rate, day, unit),
             min_required_zeq=required_zeq(rate),
-            left=self.credit.left(row.partner, day),
+            left=self.credit.left(row.partner, day, unit),
         )
         tag = {State.PENDING: wire.PENDING_TAG, State.ACTIVE: wire.ACCEPTED_TAG}.get(
             row.state, wire.REFUSED_TAG
         )
         self.act(Tell(row.bundle, tag, wire.encode(answer), request))
 
-    def _active(self) -> int:
-        """Tunnels that take a place here."""
-        sides = self._sides.values()
-        return sum(isinstance(side, PayeeSide) and not side.row.ended for side in sides)
+    def _active(self, payer: bytes) -> int:
+        """Tunnels that take a place here, but for this payer's, which it would give up."""
+        sides = [side for side in self._sides.values() if isinstance(side, PayeeSide)]
+        return sum(not side.row.ended and side.row.partner != payer for side in sides)
 
     def _make_room(self, now_us: int) -> None:
         """Whoever carried nothing for the longest time goes, if that was long."""

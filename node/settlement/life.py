@@ -21,7 +21,7 @@ from msgspec import Meta, structs
 from crypto.errors import LocalFault
 from crypto.identity import BUNDLE_BYTES, KeyBundle
 from node.settlement import terms as terms_of
-from node.settlement.terms import Terms
+from node.settlement.terms import BadTerms, Terms
 from node.settlement.vouchers import TUNNEL_ID_BYTES
 
 VERSION: Final = 1
@@ -69,6 +69,7 @@ class Code(StrEnum):
     NOT_ALLOWED = "NOT_ALLOWED"
     PRICE = "PRICE_CHANGED"
     UNIT = "INVALID_PRICING_UNIT"
+    TOO_LONG = "INVALID_LIFESPAN"
     LIAR = "CHAIN_FORKED"
     DECLINED = "DECLINED"
     UNANSWERED = "UNANSWERED"
@@ -80,6 +81,7 @@ class Code(StrEnum):
     BUDGET = "BUDGET_SPENT"
     OVER_METERED = "OVER_METERED"
     NOTHING_CARRIED = "NOTHING_CARRIED"
+    REPLACED = "REPLACED"
     GAVE_WAY = "IDLE_GAVE_WAY"
     OTHER = "OTHER"
 
@@ -121,6 +123,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     left        what the payee last said it still extends to us, millionths; None: it said nothing
     budget      what we mean to spend on it at most, millionths; None: no bound
     answer_to   the request, as it was made or came: it says how to answer
+    spent       of a payer: its half is written, or about to be: no voucher comes after the one that it names
     settled     both halves stand in the ledger, or there is nothing to settle
     """
 
@@ -145,6 +148,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     left: int | None = None
     budget: int | None = None
     answer_to: bytes = b""
+    spent: bool = False
     settled: bool = False
 
     @cached_property
@@ -191,6 +195,9 @@ def to_bytes(row: Row) -> bytes:
 
 def from_bytes(data: bytes) -> Row:
     """Raises ValueError for what `to_bytes` did not give."""
-    row = _decode(data)
-    terms_of.parse(row.terms)
+    try:
+        row = _decode(data)
+        terms_of.parse(row.terms)
+    except (BadTerms, RecursionError) as error:
+        raise ValueError("not a tunnel") from error
     return row

@@ -17,9 +17,10 @@ from msgspec import structs
 from node.settlement import vouchers
 from node.settlement.actions import Earn, Keep, Save, Send
 from node.settlement.life import Code, Happening, Row
-from node.settlement.meters import EVERY_BYTES, EVERY_ZEQONDS, Payee, window_bytes
+from node.settlement.meters import EVERY_BYTES, EVERY_ZEQONDS, LEAST_WINDOW_BYTES, Payee, window_bytes
 from node.settlement.outbox import NEVER
 from node.settlement.side import NEVER_CAME_ZEQONDS, Host, Measured, Side
+from node.settlement.terms import Unit
 from node.settlement.vouchers import BadVoucher, Voucher
 from node.settlement.wire import Half, Kept, Open, Opened, Paid, Stated, encode
 
@@ -44,6 +45,12 @@ class PayeeSide(Side):
         self.idle_since = host.zeqond(now_us)
         if row.began_at:
             self._meter()
+        self._charged = max(row.value, self._worth(self._figures()[0]))  # what its payer has used by now
+
+    @property
+    def closed(self) -> bool:
+        """Who has paid is given its time: our half may be lost on the way, and then it asks again."""
+        return super().closed and not self._raw
 
     def passes(self) -> bool:
         return super().passes() and (self.row.free or self._payee is None or self._payee.may_forward())
@@ -62,7 +69,7 @@ class PayeeSide(Side):
 
     def on_paid(self, note: Paid, now_us: int) -> None:
         payee = self._payee
-        if payee is None:
+        if payee is None or self.row.free:
             return
         if note.voucher == self._raw:
             self._send_kept(vouchers.read(self._raw))  # it did not hear that we have it
@@ -77,12 +84,11 @@ class PayeeSide(Side):
         self._take(payee, voucher, note.voucher, now_us)
 
     def _take(self, payee: Payee, voucher: Voucher, raw: bytes, now_us: int) -> None:
-        worth = self._worth(payee.kept)
-        self._date(worth, now_us)
+        self._date(now_us)
         self._host.act(Keep(raw))
         self._raw = raw
         payee.keep(voucher)
-        self._charge(self._worth(voucher) - worth, now_us)
+        self._charge(self._worth(voucher), now_us)
         self._send_kept(voucher)
         self._outbox.done("stated")
         if self.row.ended:
@@ -90,11 +96,11 @@ class PayeeSide(Side):
             self.save()
         self._watch_gate(now_us)
 
-    def _date(self, worth: int, now_us: int) -> None:
+    def _date(self, now_us: int) -> None:
         """The row says what was there before today, so that a restart knows what strangers used today."""
         day = self._host.day(now_us)
         if self.row.day != day:
-            self.row = structs.replace(self.row, day=day, before_today=worth)
+            self.row = structs.replace(self.row, day=day, before_today=self._charged)
             self._host.act(Save(self.row))
 
     def on_half(self, proposal: bytes) -> None:
@@ -138,8 +144,9 @@ class PayeeSide(Side):
             return
         self._state(payee, now_us)
         self._watch_gate(now_us)
-        row, credit = self.row, self._host.credit
-        if credit.left(row.partner, self._host.day(now_us)) - self._risk(payee) <= 0:
+        row, day = self.row, self._host.day(now_us)
+        left = self._host.credit.left(row.partner, day, row.agreed.pricing_unit)
+        if left - self._risk(payee) <= 0:
             self.end(Happening.TERMINATE, Code.CREDIT, now_us)
 
     def _state(self, payee: Payee, now_us: int) -> None:
@@ -148,7 +155,10 @@ class PayeeSide(Side):
         carried, since = self._stated
         if not payee.unpaid or (up + down, zeqonds) == self._stated:
             return
-        step = max(STATED_BYTES, payee.window // 2)
+        by_bytes = self.row.agreed.pricing_unit is Unit.GB
+        if by_bytes and up + down == carried and payee.may_forward() and not self._outbox.has("stated"):
+            return  # a little that the payer did not receive, and will not sign for
+        step = max(STATED_BYTES, (payee.window - LEAST_WINDOW_BYTES) // 2)
         if up + down - carried >= step or zeqonds - since >= EVERY_ZEQONDS:
             self._stated = (up + down, zeqonds)
             self._say(Stated(self.row.tunnel_id, up, down, zeqonds), now_us, "stated")
@@ -175,6 +185,12 @@ class PayeeSide(Side):
         elif shut_for > UNPAID_ZEQONDS:
             self.end(Happening.TERMINATE, Code.UNPAID, now_us)
 
+    def end(self, happening: Happening, code: Code, now_us: int) -> None:
+        """What is not paid yet is used all the same: else a window would be free with every tunnel."""
+        if self._payee is not None and not self.row.ended:
+            self._charge(self._payee.owed, now_us)
+        super().end(happening, code, now_us)
+
     def _figures(self) -> tuple[Voucher | None, int, int]:
         kept = self._payee.kept if self._payee is not None else None
         return kept, *self._measured
@@ -182,8 +198,11 @@ class PayeeSide(Side):
     def _close(self, now_us: int) -> None:
         """The last statement; it is answered by the last voucher."""
         payee = self._payee
-        if payee is not None and not self.row.settled:
-            self._say(Stated(self.row.tunnel_id, *payee.statement()), now_us, "stated")
+        if payee is None or self.row.settled:
+            return
+        self._say(Stated(self.row.tunnel_id, *payee.statement()), now_us, "stated")
+        if self.resumed and self._raw:  # we may have been killed when our half was written
+            self._host.act(Earn(self.row, self._raw, b""))
 
     # ------------------------------------------------------------------ inside
 
@@ -196,8 +215,15 @@ class PayeeSide(Side):
         """Millionths, pro rata: what was measured and is not in a voucher that we have."""
         return max(0, payee.owed - self._worth(payee.kept))
 
-    def _charge(self, more: int, now_us: int) -> None:
-        self._host.credit.used(self.row.partner, more, self._host.day(now_us))
+    def _charge(self, value: int, now_us: int) -> None:
+        """It has used so much by now."""
+        if value > self._charged:
+            self._date(now_us)
+            self._host.credit.used(self.row.partner, value - self._charged, self._host.day(now_us))
+            self._charged = value
+
+    def _value(self) -> int:
+        return self._charged
 
     def _send_kept(self, voucher: Voucher) -> None:
         self._send(Kept(self.row.tunnel_id, voucher.sequence))

@@ -12,8 +12,9 @@ from typing import Final
 
 from msgspec import structs
 
-from node.settlement import vouchers
+from node.settlement import blocks, vouchers
 from node.settlement.actions import Keep, Learn, Save, Spend
+from node.settlement.blocks import BadBlock, Block
 from node.settlement.life import Code, Happening, Row
 from node.settlement.meters import LEAST_WINDOW_BYTES, WINDOW_ZEQONDS, OverMetered, Payer, Statement
 from node.settlement.outbox import FIRST_WAIT_US
@@ -28,6 +29,9 @@ BLIND_LEAST_BYTES: Final = 65_536
 """So much sent, and nothing at all has come back: the relay takes the money and forwards nothing. Where time
 is paid for, it takes less, in so much time; pings to a host that is off are less than that."""
 
+AGREED: Final = (Code.TERMINATED, Code.LIFESPAN, Code.BUDGET, Code.REPLACED)
+"""So a tunnel ends for the seeds' sum."""
+
 
 class PayerSide(Side):
     """`raw`: the voucher that stands on our disk, with its signature; empty: none."""
@@ -37,10 +41,10 @@ class PayerSide(Side):
         self._raw = raw
         self._kept = 0  # the highest sequence that the payee says it has
         self._heard_last = False  # the payee has made a statement since the end
-        self._spent = False  # our half is asked for: no voucher comes after the one that it names
+        self._half: Block | None = None  # ours, once it is on the disk
         self._payer: Payer | None = None
         self._measured = (0, 0)  # bytes, zeqonds
-        self._blind_since = (0, 0, 0)  # sent, received, zeqonds when something last came
+        self._blind_since: tuple[int, int, int] | None = None  # sent, received, zeqonds when something came
         if row.began_at:
             self._meter()
 
@@ -68,7 +72,7 @@ class PayerSide(Side):
                 self._open(newest, now_us)
 
     def on_stated(self, note: Stated, now_us: int) -> None:
-        if self._payer is None or self._spent:
+        if self._payer is None or self.row.spent:
             return
         try:
             self._payer.stated(Statement(note.up, note.down, note.zeqonds))
@@ -76,7 +80,7 @@ class PayerSide(Side):
             self._host.counters["tunnel whose payee claims too much"] += 1
             if not self.row.ended:
                 self.end(Happening.TERMINATE, Code.OVER_METERED, now_us)
-            return
+                return  # its last statement, or what it says to be that, comes when it has heard
         self._heard_last = self.row.ended
         self._pay(now_us)
 
@@ -88,14 +92,23 @@ class PayerSide(Side):
         self._pay(now_us)
 
     def on_half(self, block: bytes) -> None:
-        """The payee's; whether it answers ours, the ledger says."""
-        if self._spent:
-            self._host.act(Learn(self.row.partner, block))
-            if not self.row.settled:
-                self.settled()
+        """The payee's."""
+        if self._half is None or self.row.settled:
+            return
+        try:
+            theirs = blocks.read(block)
+            blocks.check(theirs, self._host.signatures)
+        except BadBlock:
+            theirs = self._half
+        if not theirs.answers(self._half):
+            self._host.counters["half that answers none of ours"] += 1
+            return
+        self._host.act(Learn(self.row.partner, block))
+        self.settled()
 
     def halved(self, block: bytes, now_us: int) -> None:
         """Our half is on the disk: the payee is shown it until it answers."""
+        self._half = blocks.read(block)
         if not self.row.settled:
             self._say(Half(self.row.tunnel_id, block), now_us, "half")
 
@@ -108,8 +121,8 @@ class PayerSide(Side):
         age = self._age(now_us)
         self._payer.measured(sent, received, age)
         self._measured = (sent + received, age)
-        at, had, since = self._blind_since
-        if received > had or sent == at:
+        at, had, since = self._blind_since or (sent, received, age)
+        if self._blind_since is None or received > had or sent == at:
             self._blind_since = at, had, since = sent, received, age
         if self._is_blind(sent - at, age - since) and not self.row.ended:
             self.end(Happening.TERMINATE, Code.NOTHING_CARRIED, now_us)
@@ -141,7 +154,7 @@ class PayerSide(Side):
 
     def _pay(self, now_us: int) -> None:
         payer = self._payer
-        if payer is None or self.row.free or self._spent or self.row.settled:
+        if payer is None or self.row.free or self.row.spent or self.row.settled:
             return
         if self.row.ended:
             self._sign(payer, True, now_us)
@@ -152,8 +165,8 @@ class PayerSide(Side):
             self._sign(payer, False, now_us)
 
     def _sign(self, payer: Payer, last: bool, now_us: int) -> None:
-        """The seeds' sum at the end, but for a payee that cheated: what it carried, no more."""
-        fair = self.row.code not in (Code.OVER_METERED, Code.NOTHING_CARRIED)
+        """The seeds' sum where both ended it; else, as with a payee that cheats or puts us out, pro rata."""
+        fair = self.row.code in AGREED
         before = self._worth(payer.last)
         raw = payer.voucher(final=last and fair) if payer.owes() else None
         if raw is None:
@@ -172,20 +185,28 @@ class PayerSide(Side):
             if self._heard_last:
                 self.settled()  # nothing was ever owed
         elif self._heard_last and self._kept >= payer.last.sequence:
-            self._spent = True
+            self.row = structs.replace(self.row, spent=True)
+            self._host.act(Save(self.row))
             self._host.act(Spend(self.row, self._raw))
 
     def not_halved(self, now_us: int) -> None:
         """Later again: the payee is asked once more what it has, and with its answer we come back."""
-        self._spent = False
+        self.row = structs.replace(self.row, spent=False)
+        self._host.act(Save(self.row))
         self._say(Paid(self._raw), now_us + FIRST_WAIT_US, "paid")
 
-    def _close(self, now_us: int) -> None:
+    def end(self, happening: Happening, code: Code, now_us: int) -> None:
         self._outbox.done("open")
-        if not self.row.settled:
-            self._pay(now_us)
-            if self._raw and not self._spent and not self._outbox.has("paid"):
-                self._say(Paid(self._raw), now_us, "paid")
+        super().end(happening, code, now_us)
+
+    def _close(self, now_us: int) -> None:
+        if self.row.settled:
+            return
+        if self.row.spent:
+            self._host.act(Spend(self.row, self._raw))  # the same half again
+        self._pay(now_us)
+        if self._raw and not self._outbox.has("paid"):
+            self._say(Paid(self._raw), now_us, "paid")
 
     def _open(self, session: bytes, now_us: int) -> None:
         """Which one we mean is kept before it is said: after a restart it is still the one."""

@@ -1,6 +1,7 @@
 """Whether a request for a tunnel is accepted, waits for the owner, or is refused, and with which code.
 
-no offer ─ a liar ─ not on the list ─ another price or unit ─ all places taken ─ nothing left ─▶ refused
+no offer ─ a liar ─ not on the list ─ another price or unit ─ too long for any sum ─ all places taken ─
+nothing left ─▶ refused
 else: by hand ─▶ pending        automatically ─▶ accepted
 """
 
@@ -12,7 +13,7 @@ import msgspec
 
 from node.settlement.credit import Credit
 from node.settlement.life import Code
-from node.settlement.terms import Unit
+from node.settlement.terms import BadTerms, Unit, agree
 from node.settlement.wire import Request
 
 
@@ -74,8 +75,12 @@ def _refusal(
         return Code.UNIT
     if request.price_zeq < price:
         return Code.PRICE
+    try:
+        agree(request.pricing_unit, price, request.lifespan_zeqonds)
+    except BadTerms:
+        return Code.TOO_LONG
     if active >= policy.max_tunnels:
         return Code.FULL
-    if price and credit.left(payer, day) <= 0:
+    if price and credit.left(payer, day, request.pricing_unit) <= 0:
         return Code.BALANCE
     return Code.NONE

@@ -9,9 +9,10 @@ from msgspec import structs
 
 from dht.limits import RateLimit
 from dht.signatures import Signatures, Signer
-from node.settlement.actions import Action, Admit, Changed, Gate, Greet, Read, Save, Send
+from node.settlement.actions import Action, Admit, Changed, Greet, Read, Save, Send
 from node.settlement.credit import Credit
 from node.settlement.life import Code, Happening, Row, State
+from node.settlement.meters import SKEW_ZEQONDS
 from node.settlement.outbox import FIRST_WAIT_US, LONGEST_WAIT_US, NEVER, Outbox
 from node.settlement.vouchers import Tunnel, Voucher
 from node.settlement.wire import End, Ended, Note, Shown, encode
@@ -43,6 +44,7 @@ class Host(Protocol):
     counters: Counter[str]
 
     def act(self, action: Action) -> None: ...
+    def gate(self, machine_id: bytes) -> None: ...
     def zeqond(self, now_us: int) -> int: ...
     def day(self, now_us: int) -> int: ...
     def knows(self, machine_id: bytes, session: bytes) -> bool: ...
@@ -62,14 +64,16 @@ class Side:
         self._greet_wait_us = FIRST_WAIT_US
         self._reads = RateLimit(*READS)
         self._shown_us = -1  # when the partner's last did
-        self._base = Measured(0, 0, 0, 0)  # when the tunnel began, if that was not before this process
+        self._base = Measured(0, 0, 0, 0) if resumed and row.began_at else None  # when the tunnel began
 
     # ------------------------------------------------------------------ what the desk tells it
 
     def admit(self, now_us: int) -> None:
-        """It is accepted, now or before this start."""
+        """It is accepted, now or before this start; or it has ended and was not settled before this start."""
         self._host.act(Admit(self.row))
         self.gate()
+        if self.row.ended:
+            self.awake(now_us)
         self.connected(now_us)
 
     def connected(self, now_us: int) -> None:
@@ -80,18 +84,18 @@ class Side:
 
     def gate(self) -> None:
         """Packets pass only while it is active and has begun."""
-        self._host.act(Gate(self.row.partner, self.passes()))
+        self._host.gate(self.row.partner)
 
     def passes(self) -> bool:
         return bool(self.row.began_at) and not self.row.ended
 
     def measured(self, meter: Measured, now_us: int) -> None:
-        """The peer's meters, at least every half second while anything flows."""
-        if not self.row.began_at:
+        """The peer's meters, at least every half second, whether anything flows or not."""
+        if not self.row.began_at or self._base is None:
             self._base = meter
-        else:
-            base = self._base
-            since = (meter.sent - base.sent, meter.received - base.received, meter.lost - base.lost)
+        base = self._base
+        since = (meter.sent - base.sent, meter.received - base.received, meter.lost - base.lost)
+        if self.row.began_at:
             self._measure(Measured(*since, meter.rtt_us), now_us)
 
     def tick(self, now_us: int) -> None:
@@ -115,15 +119,20 @@ class Side:
         self.row = self.with_figures()
         self.save()
         self.gate()
-        self.done_us = now_us + (CLOSING_US if began else 0)
+        self.done_us = now_us + CLOSING_US
+        self._say(End(self.row.tunnel_id, str(code)), now_us, "end")
         if began:
-            self._say(End(self.row.tunnel_id, str(code)), now_us, "end")
             self._close(now_us)
 
     def ended_there(self, code: Code, now_us: int) -> None:
         """The partner says that it is over."""
         if not self.row.ended:
-            self.end(Happening.TERMINATE, code if code is not Code.NONE else Code.OTHER, now_us)
+            due = self.row.began_at and self._age(now_us) + SKEW_ZEQONDS >= self.row.agreed.lifespan_zeqonds
+            happening = Happening.EXPIRE if due and code is Code.LIFESPAN else Happening.TERMINATE
+            self.end(happening, code if code is not Code.NONE else Code.OTHER, now_us)
+        elif not self.row.settled:  # it may have forgotten what was said before it was killed
+            self.done_us = now_us + CLOSING_US if self.dormant else self.done_us
+            self._close(now_us)
         self._outbox.done("end")
         self._host.act(Send(self.row.partner, encode(Ended(self.row.tunnel_id))))
 
@@ -144,8 +153,11 @@ class Side:
         if not self.row.settled and self._figures()[0] is None:
             self.settled()
 
-    def end_was_heard(self) -> None:
-        self._outbox.done("end")
+    def end_was_heard(self, now_us: int) -> None:
+        """What was said before may have been taken for a tunnel's that goes on: it is said again."""
+        if self._outbox.has("end"):
+            self._outbox.done("end")
+            self._close(now_us)
 
     def awake(self, now_us: int) -> None:
         """It had ended before the two met again, and is not settled."""
@@ -156,8 +168,9 @@ class Side:
 
     def settled(self) -> None:
         """Both halves stand in the ledger, or there is nothing that they could say."""
-        self.row = structs.replace(self.row, settled=True)
-        self._outbox.done("half")
+        self.row = structs.replace(self.with_figures(), settled=True)
+        for kind in ("half", "stated", "paid"):
+            self._outbox.done(kind)
         self.save()
 
     # ------------------------------------------------------------------ for the two roles
@@ -229,15 +242,15 @@ class Side:
     def with_figures(self) -> Row:
         """The row with what was signed for so far; of a free tunnel, with what was measured."""
         last, carried, zeqonds = self._figures()
+        row = structs.replace(self.row, value=self._value())
         if last is None:
-            return structs.replace(self.row, carried=carried, zeqonds=zeqonds)
-        return structs.replace(
-            self.row,
-            carried=last.up + last.down,
-            zeqonds=last.zeqonds,
-            amount=last.amount,
-            value=self._worth(last),
-        )
+            most = max(carried, row.carried), max(zeqonds, row.zeqonds)  # not less after a restart
+            return structs.replace(row, carried=most[0], zeqonds=most[1])
+        return structs.replace(row, carried=last.up + last.down, zeqonds=last.zeqonds, amount=last.amount)
+
+    def _value(self) -> int:
+        """Row.value."""
+        return self._worth(self._figures()[0])
 
     def _worth(self, voucher: Voucher | None) -> int:
         """What it is for, pro rata, millionths."""

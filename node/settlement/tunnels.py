@@ -4,7 +4,8 @@
                      all ─▶ `actions`, in order (node/settlement/actions.py)
 
 A tunnel that has ended stays here until both halves stand in the ledgers. If the partner has gone before, it
-waits without doing anything, also through restarts, until the two meet again.
+waits without doing anything until the two meet again. After a restart it is a peer for as long as after the
+end, as the partner may still wait; not where the end is so long ago that it is over there, too.
 """
 
 from __future__ import annotations
@@ -17,26 +18,29 @@ from crypto.errors import LocalFault, PeerFault
 from crypto.pulse import zeqond
 from dht.signatures import Signatures, Signer
 from node.settlement import wire
-from node.settlement.actions import Action, Changed, Dismiss, Save, Send
+from node.settlement.actions import Action, Changed, Dismiss, Gate, Repeat, Save, Send
 from node.settlement.credit import DAY_S, Credit
 from node.settlement.life import Code, Happening, InvalidState, Role, Row, State
 from node.settlement.outbox import NEVER
 from node.settlement.payee import PayeeSide
 from node.settlement.payer import PayerSide
 from node.settlement.side import Measured, Side
+from node.settlement.terms import MAX_LIFESPAN
 from node.settlement.wire import Note
 
 PENDING_ZEQONDS: Final = 772
 """Ten minutes: a request that nobody answered by then has lapsed, at both ends."""
 LOOK_US: Final = 1_000_000
+MAX_OVER: Final = 256
 
 
 class NoSuchTunnel(LocalFault):
-    """There is no tunnel of this id here, or it is over and settled."""
+    """There is no tunnel of this id here, and never was."""
 
 
 class Tunnels:
     """`transcripts(machine_id)`: hashes of the handshakes of its sessions, 32 bytes each, the newest first.
+    `past(tunnel_id)`: the tunnel as it stands on the disk, so that what is over stays as it ended.
     `unix_offset_us`: what makes the clock of `now_us` Unix time, as it was at the start, so that a clock that
     is set later moves no tunnel's age."""
 
@@ -47,6 +51,7 @@ class Tunnels:
         signatures: Signatures,
         credit: Credit,
         transcripts: Callable[[bytes], tuple[bytes, ...]],
+        past: Callable[[bytes], Row | None],
         unix_offset_us: int,
     ) -> None:
         self.machine_id = machine_id
@@ -56,9 +61,11 @@ class Tunnels:
         self.counters: Counter[str] = Counter()
         self.actions: list[Action] = []
         self._transcripts = transcripts
+        self._past = past
         self._offset_us = unix_offset_us
         self._pending: dict[bytes, Row] = {}
         self._sides: dict[bytes, Side] = {}  # accepted; ended, until they are settled
+        self._over: dict[bytes, Row] = {}  # the last few, which may not be on the disk yet
         self._look_us = NEVER
 
     def load(self, rows: Iterable[tuple[Row, bytes]], now_us: int) -> None:
@@ -68,26 +75,33 @@ class Tunnels:
                 self._pending[row.tunnel_id] = row
                 continue
             side = self._sides[row.tunnel_id] = self._side(row, now_us, True, raw)
-            if not row.ended:
+            if not row.ended or self.zeqond(now_us) - row.ended_at <= MAX_LIFESPAN:
                 side.admit(now_us)
         self._look_us = now_us
 
     def row(self, tunnel_id: bytes) -> Row | None:
-        """With what was signed for so far; None for one that is over and settled, or never was."""
+        """With what was signed for so far; None for one that never was."""
         side = self._sides.get(tunnel_id)
-        return side.with_figures() if side is not None else self._pending.get(tunnel_id)
+        if side is not None:
+            return side.with_figures()
+        return self._pending.get(tunnel_id) or self._over.get(tunnel_id) or self._past(tunnel_id)
 
     def rows(self) -> list[Row]:
         """All that are not over and settled."""
         return [*self._pending.values(), *[side.with_figures() for side in self._sides.values()]]
 
     def terminate(self, tunnel_id: bytes, now_us: int) -> Row:
-        """Raises NoSuchTunnel. Of one that has ended: as it ended."""
-        if tunnel_id in self._pending:
-            return self._drop(self._pending[tunnel_id], Happening.TERMINATE, Code.TERMINATED, now_us)
+        """Raises NoSuchTunnel. Of one that has ended: as it ended. Who calls it has just told what its peer's
+        meter says (`measured`): what is carried later is not signed for."""
+        waiting = self._waiting(tunnel_id, now_us)
+        if waiting is not None:
+            return self._drop(waiting, Happening.TERMINATE, Code.TERMINATED, now_us)
         side = self._sides.get(tunnel_id)
         if side is None:
-            raise NoSuchTunnel("there is no such tunnel")
+            past = self.row(tunnel_id)
+            if past is None:
+                raise NoSuchTunnel("there is no such tunnel")
+            return past
         if not side.row.ended:
             side.end(Happening.TERMINATE, Code.TERMINATED, now_us)
             self._flush(now_us)
@@ -115,6 +129,8 @@ class Tunnels:
             self._pass_on(side, note, now_us)
         elif isinstance(note, wire.End):  # over and settled, or lost with our disk: it need not ask again
             self.act(Send(machine_id, wire.encode(wire.Ended(note.tunnel_id))))
+        elif isinstance(note, wire.Half):  # the same: it did not hear our half
+            self.act(Repeat(machine_id, note.tunnel_id, note.block))
         else:
             self.counters["note about no tunnel of this peer"] += 1
         self._flush(now_us)
@@ -124,7 +140,7 @@ class Tunnels:
             case wire.End(_, code):
                 side.ended_there(Code.of(code), now_us)
             case wire.Ended():
-                side.end_was_heard()
+                side.end_was_heard(now_us)
             case wire.Shown():
                 side.on_shown(note, now_us)
             case wire.Opened() if isinstance(side, PayerSide):
@@ -181,9 +197,8 @@ class Tunnels:
     def tick(self, now_us: int) -> None:
         """Do everything that is due."""
         self._look_us = now_us + LOOK_US
-        for row in list(self._pending.values()):
-            if self.zeqond(now_us) - row.asked_at > PENDING_ZEQONDS:
-                self._drop(row, Happening.EXPIRE, Code.UNANSWERED, now_us)
+        for tunnel_id in list(self._pending):
+            self._waiting(tunnel_id, now_us)
         self._flush(now_us)
 
     def deadline_us(self) -> int:
@@ -204,7 +219,7 @@ class Tunnels:
             if side.row.ended and (side.closed or now_us >= side.done_us):
                 side.give_up()
                 if side.row.settled:
-                    del self._sides[tunnel_id]
+                    self._forget(self._sides.pop(tunnel_id).row)
                 if all(each.dormant for each in self._with(side.row.partner)):
                     self.act(Dismiss(side.row.partner))
         self._look_us = min(self._look_us, now_us + LOOK_US)
@@ -213,6 +228,11 @@ class Tunnels:
 
     def act(self, action: Action) -> None:
         self.actions.append(action)
+
+    def gate(self, machine_id: bytes) -> None:
+        """Packets pass where a tunnel has begun, and nothing is unpaid in either direction."""
+        begun = [side for side in self._with(machine_id) if side.row.began_at and not side.row.ended]
+        self.act(Gate(machine_id, bool(begun) and all(side.passes() for side in begun)))
 
     def zeqond(self, now_us: int) -> int:
         return zeqond((now_us + self._offset_us) // 1000)
@@ -244,12 +264,26 @@ class Tunnels:
         self._look_us = min(self._look_us, now_us + LOOK_US)
         self._said(row)
 
+    def _waiting(self, tunnel_id: bytes, now_us: int) -> Row | None:
+        """The request, if it still waits for an answer; if its time is over, it lapses here and now."""
+        row = self._pending.get(tunnel_id)
+        if row is not None and self.zeqond(now_us) - row.asked_at > PENDING_ZEQONDS:
+            self._drop(row, Happening.EXPIRE, Code.UNANSWERED, now_us)
+            return None
+        return row
+
     def _drop(self, row: Row, happening: Happening, code: Code, now_us: int) -> Row:
         """A request comes to nothing."""
         row = row.after(happening, self.zeqond(now_us), code)
         self._pending.pop(row.tunnel_id, None)
         self._said(row)
+        self._forget(row)
         return row
+
+    def _forget(self, row: Row) -> None:
+        self._over[row.tunnel_id] = row
+        if len(self._over) > MAX_OVER:
+            del self._over[next(iter(self._over))]
 
     def _start(self, row: Row, now_us: int) -> Row:
         row = row.after(Happening.ACCEPT, self.zeqond(now_us))

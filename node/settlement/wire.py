@@ -29,6 +29,7 @@ from msgspec import Meta
 
 from crypto.cookies import LOOKUP_SECRET_BYTES
 from crypto.errors import PeerFault
+from dht.endpoints import IPV4_BYTES, IPV6_BYTES
 from node.settlement import vouchers
 from node.settlement.blocks import BLOCK_BYTES
 from node.settlement.terms import LEAST_LIFESPAN, MAX_LIFESPAN, MAX_PRICE_ZEQ, Unit
@@ -44,6 +45,7 @@ NOTE_BYTES: Final = 900
 SHOWN_BYTES: Final = 850
 MAX_ENDPOINTS: Final = 8
 MAX_HOMES: Final = 3
+ENDPOINT_SIZES: Final = (IPV4_BYTES, IPV6_BYTES)
 _HANDLE_BYTES: Final = 16
 
 _Version = Annotated[int, Meta(ge=VERSION, le=VERSION)]
@@ -51,9 +53,9 @@ _TunnelId = Annotated[bytes, Meta(min_length=TUNNEL_ID_BYTES, max_length=TUNNEL_
 _Hash = Annotated[bytes, Meta(min_length=HASH_BYTES, max_length=HASH_BYTES)]
 _MaybeHash = Annotated[bytes, Meta(max_length=HASH_BYTES)]
 _Secret = Annotated[bytes, Meta(min_length=LOOKUP_SECRET_BYTES, max_length=LOOKUP_SECRET_BYTES)]
-_Endpoint = Annotated[bytes, Meta(min_length=6, max_length=18)]
+_Endpoint = Annotated[bytes, Meta(min_length=IPV4_BYTES, max_length=IPV6_BYTES)]
 _Handle = Annotated[bytes, Meta(min_length=_HANDLE_BYTES, max_length=_HANDLE_BYTES)]
-_Code = Annotated[str, Meta(max_length=40, pattern="^[A-Z_]*$")]
+_Code = Annotated[str, Meta(max_length=40, pattern=r"^[A-Z_]*\Z")]
 _Amount = Annotated[int, Meta(ge=-(2**62), le=2**62)]
 _Count = Annotated[int, Meta(ge=0, le=2**62)]
 _Block = Annotated[bytes, Meta(max_length=BLOCK_BYTES)]
@@ -156,9 +158,13 @@ def encode(message: Request | Answer | Note) -> bytes:
 def decode_request(data: bytes) -> Request:
     """Raises BadMessage."""
     try:
-        return _request(data)
+        request = _request(data)
     except (ValueError, RecursionError) as error:
         raise BadMessage("not a request for a tunnel") from error
+    endpoints = (*request.endpoints, *(home for home, _ in request.homes))
+    if any(len(each) not in ENDPOINT_SIZES for each in endpoints):
+        raise BadMessage("a request from no address")
+    return request
 
 
 def decode_answer(data: bytes) -> Answer:

@@ -9,7 +9,7 @@ down would be carried for nothing.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Final
+from typing import Final, TypeAlias
 
 import trio
 
@@ -21,10 +21,10 @@ from node.ledger import ChainBehind, Ledger
 from node.logs import Log
 from node.settlement import actions, blocks, wire
 from node.settlement.actions import Action
-from node.settlement.blocks import BadBlock, Partner
+from node.settlement.blocks import BadBlock, Block, Partner
 from node.settlement.desk import Desk
 from node.settlement.life import Row
-from node.settlement.wire import Shown
+from node.settlement.wire import Half, Shown
 from node.tunnels.disk import Disk
 from node.tunnels.links import Links
 from tun.engine import boot_us
@@ -32,6 +32,10 @@ from tun.engine import boot_us
 AGAIN_SECONDS: Final = 2.0
 
 log = Log("tunnels")
+
+_ForLedger: TypeAlias = (
+    actions.Spend | actions.Earn | actions.Repeat | actions.Learn | actions.Greet | actions.Read
+)
 
 
 class Doer:
@@ -92,7 +96,14 @@ class Doer:
 
     async def _do(self, action: Action) -> None:
         match action:
-            case actions.Spend() | actions.Earn() | actions.Learn() | actions.Greet() | actions.Read():
+            case (
+                actions.Spend()
+                | actions.Earn()
+                | actions.Repeat()
+                | actions.Learn()
+                | actions.Greet()
+                | actions.Read()
+            ):
                 await self._settle(action)
             case actions.Tell():
                 self._tell(action)
@@ -109,9 +120,7 @@ class Doer:
 
     # ------------------------------------------------------------------ the ledger
 
-    async def _settle(
-        self, action: actions.Spend | actions.Earn | actions.Learn | actions.Greet | actions.Read
-    ) -> None:
+    async def _settle(self, action: _ForLedger) -> None:
         if self._books is None:
             return
         try:
@@ -128,26 +137,33 @@ class Doer:
         except StorageFailed as error:  # it is asked for again when the two meet again
             log.warning("the ledger could not be written", error=error)
 
-    async def _book(
-        self,
-        books: Books,
-        action: actions.Spend | actions.Earn | actions.Learn | actions.Greet | actions.Read,
-    ) -> None:
+    async def _book(self, books: Books, action: _ForLedger) -> None:
         zeqond = self._desk.zeqond(boot_us())
         match action:
             case actions.Spend(row, raw):
                 half = await books.call(Ledger.spend, raw, row.partner_key, zeqond)
                 self._desk.halved(row.tunnel_id, half.raw, boot_us())
             case actions.Earn(row, raw, proposal):
-                asked = blocks.read(proposal)
-                half = await books.call(Ledger.earn, asked, raw, row.partner_key, zeqond)
-                self._desk.halved(row.tunnel_id, half.raw, boot_us())
+                earned = await self._earned(books, row, raw, proposal, zeqond)
+                if earned is not None:
+                    self._desk.halved(row.tunnel_id, earned.raw, boot_us())
+            case actions.Repeat(machine_id, tunnel_id, proposal):
+                ours = await books.call(Ledger.answer_to, blocks.read(proposal))
+                if ours is not None:
+                    self._links.send(machine_id, wire.encode(Half(tunnel_id, ours.raw)))
             case actions.Learn(_, raw):
                 await books.call(Ledger.learn, blocks.read(raw))
             case actions.Greet(row):
                 self._show(row, await books.call(meeting.opening, _partner(row), self._entropy), True)
             case actions.Read(row, body):
                 self._show(row, await books.call(meeting.received, _partner(row), body), False)
+
+    async def _earned(self, books: Books, row: Row, raw: bytes, proposal: bytes, zeqond: int) -> Block | None:
+        """Without a proposal: what was earned before, if it was."""
+        if not proposal:
+            return await books.call(Ledger.half_of, row.tunnel_id)
+        asked = blocks.read(proposal)
+        return await books.call(Ledger.earn, asked, raw, row.partner_key, zeqond)
 
     def _show(self, row: Row, notes: Iterable[bytes], opening: bool) -> None:
         for number, note in enumerate(notes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from node.settlement.terms import Unit
 from node.tunnels.service import Service
 from node.tunnels.store import TunnelStore
 
@@ -14,7 +15,7 @@ class TunnelLimits:
 
     def extended(self, machine_id: bytes) -> int:
         """By us."""
-        return self._service.desk.credit.limit(machine_id)
+        return self._service.desk.credit.limit(machine_id, Unit.GB)
 
     async def left_at(self, machine_id: bytes) -> int | None:
         """What it said last, when it was asked for a tunnel, less what was used since; None: it never was, or

@@ -64,7 +64,8 @@ class Offered:
         prices = (offer.price_per_gb_zeq, offer.price_per_zeqond_zeq) if offer is not None else (0, 0)
         extended = structs.replace(by_default(*prices), granted=dict(self._grants))
         if isinstance(credit.stranger_zeq, int):
-            extended = structs.replace(extended, stranger=credit.stranger_zeq * MILLIONTHS)
+            limit = credit.stranger_zeq * MILLIONTHS
+            extended = structs.replace(extended, stranger=limit, stranger_by_time=limit)
         if isinstance(credit.strangers_per_day_zeq, int):
             extended = structs.replace(extended, daily=credit.strangers_per_day_zeq * MILLIONTHS)
         return extended

@@ -125,7 +125,7 @@ class TunnelOperations:
         return {
             "slug": slug(machine_id),
             "fingerprint": fingerprint(machine_id),
-            "limit_millionths": credit.limit(machine_id),
+            "limit_millionths": credit.limit(machine_id, Unit.GB),
             "exposure_millionths": credit.exposure(machine_id),
         }
 

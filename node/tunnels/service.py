@@ -69,6 +69,7 @@ class Service:
         offering: Offering,
         offered: Offered,
         liars: set[bytes],
+        past: dict[bytes, Row],
         keys: Keys,
     ) -> None:
         self.desk = desk
@@ -82,6 +83,7 @@ class Service:
         self._offering = offering
         self._offered = offered
         self._liars = liars
+        self._past = past
         self._keys = keys
         self._wake = trio.Event()
         self._look_again = trio.Event()
@@ -171,7 +173,8 @@ class Service:
         self.poke()
 
     async def _on_request(self, event: Tagged) -> None:
-        """Its payer chooses the id, and one that was settled is settled for ever: it serves once."""
+        """Its payer chooses the id, and one that was settled is settled for ever: so the desk has to know of
+        what is over, too."""
         self.refresh()
         try:
             tunnel_id = wire.decode_request(event.body).tunnel_id
@@ -179,11 +182,11 @@ class Service:
             self.desk.counters["request for a tunnel that cannot be read"] += 1
             return
         kept = await self.disk.call(TunnelStore.find, tunnel_id)
-        if kept is not None and self.desk.row(tunnel_id) is None:
-            self.desk.counters["request under the id of an old tunnel"] += 1
-            return
+        if kept is not None:
+            self._past[tunnel_id] = kept
         await self._learn_of(event.bundle[:32])
         self.desk.on_request(event.bundle, event.body, boot_us())
+        self._past.clear()
         log.info("asked for a tunnel", by=slug(event.author))
 
     async def _learn_of(self, key: bytes) -> None:
@@ -301,7 +304,7 @@ async def open_service(
     """With what the disk has; `run` it then. Raises StorageFailed."""
     core, peers = context.core, context.peers
     async with open_disk(context.config.node.state / "tunnels.db") as disk:
-        post, liars = Post(discovery, replies), set[bytes]()
+        post, liars, past = Post(discovery, replies), set[bytes](), dict[bytes, Row]()
         links = Links(core, context.engine, peers, lambda machine_id: _where(post, discovery, machine_id))
         grants = await disk.call(TunnelStore.grants)
         offered = Offered(
@@ -318,14 +321,16 @@ async def open_service(
         signer = MachineSigner(context.keys)
         desk = Desk(
             *(context.keys.machine_id, signer, Ed25519Signatures(), credit),
-            *(core.transcripts, liars.__contains__, offset_us),
+            *(core.transcripts, past.get, liars.__contains__, offset_us),
         )
         offered.apply(desk)
         desk.load(loaded.rows, boot_us())
         for row, _ in loaded.rows:
             post.load(row)
         keys = Keys(core, secrets)
-        yield Service(context, discovery, desk, disk, books, links, post, offering, offered, liars, keys)
+        yield Service(
+            context, discovery, desk, disk, books, links, post, offering, offered, liars, past, keys
+        )
 
 
 def _where(post: Post, discovery: Discovery, machine_id: bytes) -> Sequence[Address]:

@@ -1,26 +1,30 @@
 """Machines that ask, accept and pay, joined by a wire that a test holds: the desks are the product's, with
-the real ledger; the disk is a dictionary, the peers are counters."""
+the real ledger; the disk is a dictionary, the peers are counters. Whatever a machine says must stand on its
+disk before, which is checked of every message."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import combinations
 from pathlib import Path
 
 from crypto.identity import BUNDLE_BYTES, KeyBundle
 from node import meeting
 from node.ledger import ChainBehind, Ledger
-from node.settlement import actions, blocks, vouchers, wire
+from node.settlement import actions, blocks, life, vouchers, wire
 from node.settlement.actions import Action
 from node.settlement.blocks import BadBlock, Partner, Party
-from node.settlement.credit import Credit, by_default
+from node.settlement.credit import DAY_S, Credit, Extended, by_default
 from node.settlement.desk import Desk
-from node.settlement.life import Row
+from node.settlement.life import Role, Row, State
 from node.settlement.policy import Accept, Policy
 from node.settlement.side import Measured
 from node.settlement.terms import Unit
-from node.settlement.wire import Request
+from node.settlement.wire import Note, Request
 from tests.dht.record_kit import ToySignatures, ToySigner
 
 START_US = 1_800_000_000_000_000
@@ -37,18 +41,23 @@ class Meter:
     rtt_us: int = 20_000
 
 
-@dataclass
+@dataclass(repr=False, eq=False)
 class Machine:
-    """`now_us` is the wire's. `alive`: whether its process runs."""
+    """`now_us` is the wire's. `alive`: whether its process runs. `dies_in`: after so many actions it is
+    killed. `rows`: as encoded."""
 
     name: str
     path: Path
     wire: Wire
     policy: Policy | None = None
+    extended: Extended | None = None
     signer: ToySigner = field(init=False)
     bundle: bytes = field(init=False)
-    rows: dict[bytes, Row] = field(default_factory=dict)
+    rows: dict[bytes, bytes] = field(default_factory=dict)
     friends: set[bytes] = field(default_factory=set)
+    alive: bool = False
+    dies_in: int | None = None
+    told: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.signer = ToySigner(self.name.encode().ljust(32, b"."))
@@ -61,74 +70,111 @@ class Machine:
         """A process over what the disk has."""
         party = Party(machine_id=self.machine_id, signer=self.signer)
         self.ledger = Ledger.open(self.path / f"{self.name}.db", party, ToySignatures())
+        self.alive = True
+        self.dies_in = None
         self.meters: dict[bytes, Meter] = {}
         self.open: dict[bytes, bool] = {}
         self.peers: set[bytes] = set()
-        rate = self.policy or Policy(per_gb_zeq=50, per_zeqond_zeq=1, max_tunnels=8)
-        self.credit = Credit(
-            by_default(rate.per_gb_zeq, rate.per_zeqond_zeq),
-            {},
-            0,
-            0,
-            lambda machine: machine in self.friends,
-        )
+        self.credit = self._credit()
         self.desk = Desk(
             self.machine_id,
             self.signer,
             ToySignatures(),
             self.credit,
             lambda machine: self.wire.transcripts(self.machine_id, machine),
+            self._past,
             self.ledger.lies,
             0,
         )
         self.desk.policy = self.policy
-        kept = [row for row in self.rows.values() if not row.ended or not row.settled]
+        kept = [row for row in self.stored() if not row.ended or not row.settled]
         self.desk.load([(row, self._newest(row)) for row in kept], self.wire.now_us)
         self.act()
 
+    def _past(self, tunnel_id: bytes) -> Row | None:
+        return self._on_disk(tunnel_id) if tunnel_id in self.rows else None
+
+    def stored(self) -> list[Row]:
+        return [life.from_bytes(raw) for raw in self.rows.values()]
+
+    def _credit(self) -> Credit:
+        """With what the rows and vouchers on the disk say of everybody's exposure."""
+        rate = self.policy or Policy(per_gb_zeq=50, per_zeqond_zeq=1, max_tunnels=8)
+        day = self.wire.now_us // 1_000_000 // DAY_S
+        exposures: Counter[bytes] = Counter()
+        today = 0
+        for row in self.stored():
+            value = self._value(row)
+            exposures[row.partner] += value if row.role is Role.PAYEE else -value
+            if row.role is Role.PAYEE and row.day == day and row.partner not in self.friends:
+                today += value - row.before_today
+        extended = self.extended or by_default(rate.per_gb_zeq, rate.per_zeqond_zeq)
+        return Credit(extended, exposures, today, day, self.friends.__contains__)
+
+    def _value(self, row: Row) -> int:
+        raw = self._newest(row)
+        if not raw:
+            return row.value
+        kept = vouchers.read(raw)
+        return max(row.value, row.agreed.amount(kept.up + kept.down, kept.zeqonds))
+
     def kill(self) -> None:
         """Everything but the disk is gone."""
-        self.ledger.close()
-        self.wire.cut(self.machine_id)
+        if self.alive:
+            self.alive = False
+            self.ledger.close()
+            self.desk.actions.clear()
+            self.wire.cut(self.machine_id)
 
     def _newest(self, row: Row) -> bytes:
-        return self.ledger.raw_voucher(row.tunnel_id, given=row.role == "payer")
+        return self.ledger.raw_voucher(row.tunnel_id, given=row.role is Role.PAYER)
 
     def act(self) -> None:
         """Carry out what the desk wants."""
-        while self.desk.actions:
-            action = self.desk.actions.pop(0)
-            self._do(action)
+        while self.alive and self.desk.actions:
+            if self.dies_in is not None:
+                self.dies_in -= 1
+                if self.dies_in < 0:
+                    self.kill()
+                    return
+            self._do(self.desk.actions.pop(0))
 
     def _do(self, action: Action) -> None:
         match action:
             case actions.Save(row):
-                self.rows[row.tunnel_id] = row
+                self.rows[row.tunnel_id] = life.to_bytes(row)
             case actions.Keep(raw):
                 self.ledger.keep([raw])
             case actions.Spend(row, raw):
                 self._spend(row, raw)
             case actions.Earn(row, raw, proposal):
                 self._earn(row, raw, proposal)
+            case actions.Repeat(machine_id, tunnel_id, proposal):
+                self._repeat(machine_id, tunnel_id, proposal)
             case actions.Learn(_, raw):
-                self.ledger.learn(blocks.read(raw))
+                with suppress(BadBlock):
+                    self.ledger.learn(blocks.read(raw))
             case actions.Greet(row):
                 self._show(row, meeting.opening(self.ledger, _partner(row), self.wire.entropy), True)
             case actions.Read(row, body):
                 self._show(row, meeting.received(self.ledger, _partner(row), body), False)
             case actions.Tell(bundle, tag, body, _):
+                self._check_told(tag, body)
                 self.wire.post(self, KeyBundle(bundle).machine_id, lambda other: other.hear(self, tag, body))
             case actions.Send(machine_id, body):
+                self._check_said(wire.decode_note(body))
                 if self.wire.joined(self.machine_id, machine_id):
                     note = self.wire.spoil(self, body)
                     self.wire.post(self, machine_id, lambda other: other.note(self.machine_id, note))
             case actions.Admit(row):
                 self.peers.add(row.partner)
                 self.meters.setdefault(row.partner, Meter())
-                if row.role == "payer":
-                    self.wire.join(self.machine_id, row.partner)
+                self.wire.meet(self.machine_id, row.partner)
             case actions.Dismiss(machine_id):
-                self.peers.discard(machine_id)
+                if machine_id not in self.friends:
+                    self.peers.discard(machine_id)
+                    self.meters.pop(machine_id, None)
+                    self.wire.part(self.machine_id, machine_id)
             case actions.Gate(machine_id, is_open):
                 self.open[machine_id] = is_open
 
@@ -146,7 +192,50 @@ class Machine:
         else:
             self.desk.halved(row.tunnel_id, block.raw, now)
 
+    def _check_told(self, tag: str, body: bytes) -> None:
+        assert len(body) <= 4096
+        if tag == wire.REQUEST_TAG:
+            assert self._on_disk(wire.decode_request(body).tunnel_id).role is Role.PAYER
+        elif tag == wire.ACCEPTED_TAG:
+            assert self._on_disk(wire.decode_answer(body).tunnel_id).state is State.ACTIVE
+
+    def _check_said(self, note: Note) -> None:
+        """What is said stands on the disk."""
+        assert len(wire.encode(note)) <= wire.NOTE_BYTES
+        self.told[type(note).__name__] += 1
+        match note:
+            case wire.Open(tunnel_id, session):
+                assert self._on_disk(tunnel_id).session == session
+            case wire.Opened(tunnel_id, session) if session:
+                assert self._on_disk(tunnel_id).session == session
+            case wire.Paid(raw):
+                assert self.ledger.raw_voucher(tunnel_of(raw), given=True) == raw
+            case wire.Kept(tunnel_id, sequence):
+                kept = self.ledger.voucher(tunnel_id, given=False)
+                assert kept is not None
+                assert kept.sequence >= sequence
+            case wire.End(tunnel_id, _):
+                assert self._on_disk(tunnel_id).ended
+            case wire.Half(tunnel_id, raw):
+                ours = self.ledger.half_of(tunnel_id)
+                assert ours is not None
+                assert ours.raw == raw
+
+    def _on_disk(self, tunnel_id: bytes) -> Row:
+        return life.from_bytes(self.rows[tunnel_id])
+
+    def _repeat(self, machine_id: bytes, tunnel_id: bytes, proposal: bytes) -> None:
+        with suppress(BadBlock):
+            ours = self.ledger.answer_to(blocks.read(proposal))
+            if ours is not None:
+                self._do(actions.Send(machine_id, wire.encode(wire.Half(tunnel_id, ours.raw))))
+
     def _earn(self, row: Row, raw: bytes, proposal: bytes) -> None:
+        if not proposal:
+            known = self.ledger.half_of(row.tunnel_id)
+            if known is not None:
+                self.desk.halved(row.tunnel_id, known.raw, self.wire.now_us)
+            return
         try:
             block = self.ledger.earn(
                 blocks.read(proposal), raw, row.partner_key, self.desk.zeqond(self.wire.now_us)
@@ -164,7 +253,12 @@ class Machine:
         self.act()
 
     def note(self, machine_id: bytes, body: bytes) -> None:
-        self.measure(machine_id)
+        self.hear_note(machine_id, body, measured=True)
+
+    def hear_note(self, machine_id: bytes, body: bytes, measured: bool) -> None:
+        """`measured`: the desk is told first what the meter says."""
+        if measured:
+            self.measure(machine_id)
         self.desk.on_note(machine_id, body, self.wire.now_us)
         self.act()
 
@@ -195,12 +289,16 @@ class Machine:
         return tunnel_id
 
     def terminate(self, tunnel_id: bytes) -> Row:
+        for partner in self.desk.in_use():
+            self.measure(partner)
         row = self.desk.terminate(tunnel_id, self.wire.now_us)
         self.act()
         return row
 
     def row(self, tunnel_id: bytes) -> Row:
-        return self.desk.row(tunnel_id) or self.rows[tunnel_id]
+        row = self.desk.row(tunnel_id)
+        assert row is not None
+        return row
 
 
 class Wire:
@@ -213,7 +311,7 @@ class Wire:
         self.spoil: Callable[[Machine, bytes], bytes] = lambda _machine, body: body
         self._queue: list[tuple[bytes, Callable[[Machine], None]]] = []
         self._sessions: dict[frozenset[bytes], list[bytes]] = {}
-        self._count = self._random = 0
+        self._count = self._random = self.delivered = 0
 
     def entropy(self, size: int) -> bytes:
         self._random += 1
@@ -231,26 +329,40 @@ class Wire:
         while self.now_us < end_us:
             self.now_us += step_us
             for machine in self.machines.values():
+                if not machine.alive:
+                    continue
                 for partner in machine.desk.in_use():
                     machine.measure(partner)
                 if machine.desk.deadline_us() <= self.now_us:
                     machine.desk.tick(self.now_us)
                     machine.act()
+            for one, other in combinations(self.machines, 2):
+                self.meet(one, other)
             self._deliver()
+
+    def close(self) -> None:
+        for machine in self.machines.values():
+            machine.kill()
 
     def _deliver(self) -> None:
         for _ in range(10_000):
             if not self._queue:
                 return
             to, message = self._queue.pop(0)
-            message(self.machines[to])
+            if self.machines[to].alive:
+                self.delivered += 1
+                message(self.machines[to])
         raise AssertionError("the machines do not stop talking")
 
-    def join(self, one: bytes, other: bytes) -> None:
-        """A handshake, if there is no session."""
-        pair = frozenset((one, other))
-        if not self._sessions.get(pair):
+    def meet(self, one: bytes, other: bytes) -> None:
+        """A handshake, if there is no session, and each is a peer of the other."""
+        here, there = self.machines[one], self.machines[other]
+        mutual = other in here.peers and one in there.peers
+        if here.alive and there.alive and mutual and not self.joined(one, other):
             self.rekey(one, other)
+
+    def part(self, one: bytes, other: bytes) -> None:
+        self._sessions.pop(frozenset((one, other)), None)
 
     def rekey(self, one: bytes, other: bytes) -> None:
         pair = frozenset((one, other))
@@ -263,6 +375,7 @@ class Wire:
         for pair in self._sessions:
             if machine_id in pair:
                 self._sessions[pair] = []
+        self._queue = [(to, message) for to, message in self._queue if to != machine_id]
 
     def joined(self, one: bytes, other: bytes) -> bool:
         return bool(self._sessions.get(frozenset((one, other))))
@@ -272,6 +385,8 @@ class Wire:
 
     def carry(self, payer: Machine, payee: Machine, up: int, down: int) -> bool:
         """Packets, all of which arrive; False where a gate is shut."""
+        if not (payer.alive and payee.alive and self.joined(payer.machine_id, payee.machine_id)):
+            return False
         if not payer.open.get(payee.machine_id) or not payee.open.get(payer.machine_id):
             return False
         for one, other, size in ((payer, payee, up), (payee, payer, down)):
@@ -280,9 +395,11 @@ class Wire:
         return True
 
 
-def a_relay(path: Path, on: Wire, name: str = "relay", **policy: object) -> Machine:
+def a_relay(
+    path: Path, on: Wire, name: str = "relay", extended: Extended | None = None, **policy: object
+) -> Machine:
     offered = {"per_gb_zeq": 50, "per_zeqond_zeq": 1, "max_tunnels": 8, "accept": Accept.AUTO} | policy
-    return Machine(name, path, on, Policy(**offered))  # type: ignore[arg-type]
+    return Machine(name, path, on, Policy(**offered), extended)  # type: ignore[arg-type]
 
 
 def _partner(row: Row) -> Partner:
