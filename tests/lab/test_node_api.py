@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +16,7 @@ from crypto.kem import RealPrimitives
 from crypto.pulse import PULSE_HZ
 from node.tunnels.shown import identifier
 from simulations.lab.lab import Lab
-from tests.lab.nodes import Node, eventually, needs_tun
+from tests.lab.nodes import Node, eventually, join, needs_tun
 
 pytestmark = [pytest.mark.lab, needs_tun]
 
@@ -274,3 +275,66 @@ def test_every_code_of_the_seeds_is_provoked(mesh: dict[str, Api]) -> None:
     assert guest.post(path, request, anonymous=True)[1]["code"] == "UNAUTHORIZED"
     missing = guest.post(f"/api/vpn/tunnel/{unknown}/terminate", ending(guest))
     assert (missing[0], missing[1]["code"]) == (404, "NOT_FOUND")
+
+
+STREAM = """
+import base64, sys, trio
+from node.zeqssl import Shared, open_stream, serve
+role, host, own, peer, seed = sys.argv[1:]
+shared = Shared.of(bytes.fromhex(own), bytes.fromhex(peer), base64.b64decode(seed))
+
+async def back(stream, machine_id):
+    assert machine_id.hex() == peer
+    got = b"".join([piece async for piece in stream])
+    await stream.send_all(got[::-1])
+
+async def main():
+    if role == "serve":
+        await serve(back, host, 4443, lambda: [shared])
+    async with await open_stream(host, 4443, shared) as stream:
+        await stream.send_all(bytes(range(256)) * 4096)
+        await stream.send_eof()
+        got = b"".join([piece async for piece in stream])
+    assert got == (bytes(range(256)) * 4096)[::-1]
+    print("back")
+
+trio.run(main)
+"""
+
+
+def test_a_zeqssl_stream_goes_through_the_tunnel_of_two_peers(mesh: dict[str, Api]) -> None:
+    """From nothing: an invitation, the published key, a seed by the two endpoints, and a Python stream."""
+    home, cafe = mesh["seed"], mesh["guest"]
+    join(home.node, cafe.node)
+    key = cafe.get(f"/api/keyex/{home.slug}/pubkey")[1]
+    begin = {
+        "local_machine": cafe.slug,
+        "peer_origin": f"https://{home.slug}.zeq",
+        "peer_machine": home.slug,
+        "expected_fingerprint": key["fingerprint"],
+    }
+    status, made = cafe.post("/api/ssl/peer-seed/keyex/initiate", begin)
+    assert status == 200, made
+    given = {"local_machine": home.slug, "peer_machine": cafe.slug, "cipher_text": made["cipher_text"]}
+    assert (
+        home.post("/api/ssl/peer-seed/keyex/respond", given)[1]["seed_commitment"] == made["seed_commitment"]
+    )
+
+    ids = {api: api.get(f"/api/keyex/{api.slug}/pubkey")[1]["machine_id"] for api in (home, cafe)}
+    seeds = [
+        one.get(f"/api/zsc/get/ssl.mode-b.{ids[other]}.seed")[1]["secret"]
+        for one, other in ((home, cafe), (cafe, home))
+    ]
+    assert seeds[0] == seeds[1]
+    address = json.loads(home.node.command("id", "--json").stdout)["address"]
+    words = [sys.executable, "-c", STREAM]
+    server = home.node.host.popen(
+        [*words, "serve", address, ids[home], ids[cafe], seeds[0]], log=home.node.log.with_name("stream.log")
+    )
+    try:
+        eventually(lambda: "4443" in home.node.host.run(["ss", "-ltnH"]).stdout, 15, "it listens")
+        done = cafe.node.host.run([*words, "open", address, ids[cafe], ids[home], seeds[1]], check=False)
+        assert (done.returncode, done.stdout) == (0, "back\n"), done.stderr
+    finally:
+        server.kill()
+        server.wait()
