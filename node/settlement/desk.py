@@ -105,8 +105,10 @@ class Desk(Tunnels):
         if side is None or side.row.ended:
             return
         side.end(Happening.TERMINATE, Code.UNGUARDED, now_us)
-        if side.row.role is Role.PAYEE and not side.row.began_at:
-            self._answer(side.row, now_us)
+        if not side.row.began_at:
+            side.done_us = now_us  # no note gets to it
+            if side.row.role is Role.PAYEE:
+                self._answer(side.row, now_us)
         self._flush(now_us)
 
     # ------------------------------------------------------------------ events of other machines

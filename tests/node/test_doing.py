@@ -40,6 +40,9 @@ class Shut:
     def gate(self, _machine_id: bytes, _opened: bool) -> None:
         """It is none."""
 
+    def send(self, _machine_id: bytes, _body: bytes) -> None:
+        """Lost, as there is no session."""
+
 
 class Paper:
     def __init__(self) -> None:
