@@ -41,6 +41,7 @@ from tun.engine import Engine, boot_us, unix_us
 from tun.errors import TunError
 from tun.events import Event, Introduced
 from tun.frames import MAX_SEGMENTS
+from tun.guests import Guests
 from tun.names4 import Pool
 from tun.network import Network, local_addresses, undo_leftovers, watch_changes
 from tun.sockets import UdpGroup, open_group
@@ -161,7 +162,8 @@ class _Node:
             listening=False,
         )
         self._core, self._engine = core, engine
-        self._peers = Peers(config, self._store, core, engine, self._network)
+        guests = Guests(self._network, config.relay.ports)
+        self._peers = Peers(config, self._store, core, engine, self._network, guests)
         self._context = context = Context(
             config,
             self._keys,
@@ -249,7 +251,7 @@ class _Node:
         await self._update_hosts()
         if self._mesh is not None:
             self._mesh.reload()
-        self._services.reload()
+        await self._services.reload()
         log.info("reloaded")
 
     async def _configure(self, core: TunnelCore, pool: Pool) -> None:

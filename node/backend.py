@@ -105,7 +105,7 @@ class NodeBackend:
         row = await self._parts.tunnels.find(identifier(tunnel_id))
         if row.role is not Role.PAYEE:
             raise NotParty(f"{accepter_slug} has asked for this tunnel; the other side accepts it")
-        row = self._parts.tunnels.decide(tunnel_id, True)
+        row = await self._parts.tunnels.decide(row, True)
         return Accepted(tunnel_id=tunnel_id, state=State(str(row.state)), started_at_zeqond=row.started_at)
 
     async def terminate(

@@ -6,7 +6,7 @@
     [mesh]        secret_file
     [dht]         enabled seeds lan public homes
     [engine]      queues mode without rekey_seconds largest_payload
-    [relay]       accept allow                                                        node/config_market.py
+    [relay]       accept allow ports                                                  node/config_market.py
     [credit]      stranger_zeq strangers_per_day_zeq
     [ledger]      enabled
     [api]         enabled port socket hosts reads_per_minute writes_per_minute
@@ -333,5 +333,5 @@ def _plain_section(section: Any) -> dict[str, Any]:
 
 def _plain(value: object) -> Any:
     if isinstance(value, tuple):
-        return [str(each) for each in value]
+        return [_plain(each) for each in value]
     return value if value is None or isinstance(value, bool | int) else str(value)

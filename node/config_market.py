@@ -15,10 +15,12 @@ _MOST_ZEQ: Final = 10**12
 @dataclass(frozen=True)
 class Relay:
     """Requests for tunnels. `accept`: "auto", or "hand" for each to wait until the owner has decided.
-    `allow`: who may ask, by peers' names or whole fingerprints; none: anybody."""
+    `allow`: who may ask, by peers' names or whole fingerprints; none: anybody. `ports`: of TCP and UDP, which
+    machines that only a tunnel let in may reach here, whoever of the two asked for it."""
 
     accept: str = "auto"
     allow: tuple[str, ...] = ()
+    ports: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ PARSERS: Final[dict[type, dict[str, Callable[[object], object]]]] = {
     Relay: {
         "accept": values.choice("auto", "hand"),
         "allow": values.list_of(values.peer, 1024),
+        "ports": values.list_of(values.whole(1, 65535), 64, "[8000]"),
     },
     Credit: {
         "stranger_zeq": values.either("auto", values.whole(0, _MOST_ZEQ)),

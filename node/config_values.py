@@ -106,10 +106,12 @@ def yes_or_no(value: object) -> bool:
     return value
 
 
-def list_of(parse_one: Callable[[object], _T], most: int) -> Callable[[object], tuple[_T, ...]]:
+def list_of(
+    parse_one: Callable[[object], _T], most: int, example: str = '["…", "…"]'
+) -> Callable[[object], tuple[_T, ...]]:
     def parse(value: object) -> tuple[_T, ...]:
         if not isinstance(value, list):
-            raise Wrong(f'must be a list, as in ["…", "…"], not {shown(value)}')
+            raise Wrong(f"must be a list, as in {example}, not {shown(value)}")
         if len(value) > most:
             raise Wrong(f"may have {most} entries, not {len(value)}")
         return tuple(map(parse_one, value))

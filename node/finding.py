@@ -62,10 +62,15 @@ class Finding:
     # ------------------------------------------------------------------ relays
 
     async def _on_relay(self, _arguments: Arguments, _asker: Asker) -> Result:
-        return {"offer": self._offering.snapshot()}
+        return {"offer": self._offering.snapshot(), "warning": await self._warning()}
 
     async def _on_relay_offer(self, arguments: Arguments, _asker: Asker) -> Result:
-        return {"offer": described(await self._offering.make(arguments))}
+        return {"offer": described(await self._offering.make(arguments)), "warning": await self._warning()}
+
+    async def _warning(self) -> str | None:
+        """Why the offer is no use yet."""
+        why = await self._context.peers.guests.check()
+        return f"requests of strangers are refused for now. {why}" if why and self._offering.listed else None
 
     async def _on_relay_withdraw(self, _arguments: Arguments, _asker: Asker) -> Result:
         return {"withdrawn": described(await self._offering.withdraw())}

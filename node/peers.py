@@ -8,7 +8,7 @@ store row  ◀──▶  Peers  ──▶  core.add_peer, routes
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
@@ -26,6 +26,7 @@ from tun import addresses, events
 from tun.core import TunnelCore
 from tun.engine import Engine, boot_us, unix_us
 from tun.errors import TunError
+from tun.guests import Guests
 from tun.host import NO_TOKEN_ID, PeerConfig
 from tun.network import Network
 
@@ -39,7 +40,13 @@ class Peers:
     """Rows by machine_id. Every change is on the disk before it takes effect."""
 
     def __init__(
-        self, config: Config, store: AsyncStore, core: TunnelCore, engine: Engine, network: Network
+        self,
+        config: Config,
+        store: AsyncStore,
+        core: TunnelCore,
+        engine: Engine,
+        network: Network,
+        guests: Guests,
     ) -> None:
         self.config = config
         self.rows: dict[bytes, PeerRow] = {}
@@ -49,6 +56,7 @@ class Peers:
         self._core = core
         self._engine = engine
         self._network = network
+        self.guests = guests
         self.lodged: set[bytes] = set()  # of `rows`: those that only a tunnel let in; in no table on the disk
         self._watchers: set[trio.MemorySendChannel[events.Event]] = set()
 
@@ -125,36 +133,18 @@ class Peers:
 
     async def put(self, row: PeerRow) -> None:
         """On the disk from now on: whoever a tunnel let in stays, by the owner's word."""
-        if row.machine_id in self.lodged:
-            self.lodged.discard(row.machine_id)
-            self._core.gate(row.machine_id, True)
         await self._store.call(Store.put_peer, row)
         self.rows[row.machine_id] = row
+        if row.machine_id in self.lodged:
+            self.lodged.discard(row.machine_id)
+            await self.guests.remove(row.machine_id)
+            self._core.gate(row.machine_id, True)
 
     def of_owner(self, row: PeerRow) -> PeerRow:
         """Raises Usage for one that only a tunnel let in."""
         if row.machine_id in self.lodged:
             raise Usage(f"{row.name} is here by a tunnel only; end it with: zeqnode disconnect {row.name}")
         return row
-
-    async def lodge(self, bundle: KeyBundle, known: Sequence[addresses.Address], calls: bool) -> PeerRow:
-        """A peer for as long as a tunnel lasts, which is kept elsewhere. `calls`: we call it, at `known`, as
-        a listed machine; else it calls us."""
-        row = self.new_row(bundle, "", b"", ())
-        self.rows[row.machine_id] = row
-        self.lodged.add(row.machine_id)
-        config = PeerConfig(bundle=bundle, name=row.name, addresses=list(known), eager=calls)
-        self._core.add_peer(config, [], boot_us())
-        self._engine.poke()
-        return row
-
-    async def unlodge(self, machine_id: bytes) -> None:
-        """The tunnel is over."""
-        self.lodged.discard(machine_id)
-        row = self.rows.pop(machine_id, None)
-        if row is not None:
-            await self.stop(row)
-            self._core.pool.release(machine_id)
 
     async def enable(self, row: PeerRow, enabled: bool) -> PeerRow:
         """`up` and `down`, remembered."""
@@ -184,7 +174,8 @@ class Peers:
         old_networks = {machine_id: self.networks(row) for machine_id, row in self.rows.items()}
         self.config = config
         for machine_id, row in self.rows.items():
-            if row.enabled and self.options(row) != before[machine_id]:
+            by_owner = row.enabled and machine_id not in self.lodged
+            if by_owner and self.options(row) != before[machine_id]:
                 for network in set(old_networks[machine_id]) - set(self.networks(row)):
                     await self._network.remove_route(network)
                 await self.start(row)
@@ -326,8 +317,8 @@ class Peers:
         if not known:
             return "no address of it is known; it has to call us, or a new invitation is needed"
         return (
-            f"no answer from {_join(known)}: is its node running, and does its UDP port reach it from here? "
-            "A router in front of it must forward the port"
+            f"no answer from {', '.join(known)}: is its node running, and does its UDP port reach it from "
+            "here? A router in front of it must forward the port"
         )
 
     def _log(self, what: str, machine_id: bytes, **fields: object) -> None:
@@ -337,10 +328,6 @@ class Peers:
 
 def _text(address: addresses.Address | None) -> str | None:
     return addresses.text(address) if address is not None else None
-
-
-def _join(texts: Iterable[str]) -> str:
-    return ", ".join(texts)
 
 
 def unix_now() -> int:

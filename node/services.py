@@ -62,8 +62,9 @@ class Services:
         if self._tunnels is not None:
             self._tunnels.handle(event)
 
-    def reload(self) -> None:
+    async def reload(self) -> None:
         """The configuration may be another."""
+        await self._context.peers.guests.open_ports(self._context.config.relay.ports)
         if self._tunnels is not None:
             self._tunnels.refresh()
 

@@ -50,6 +50,14 @@ class RouteConflictError(NetworkError):
     """Something else on this machine already routes this network, or the route would cut the tunnel off."""
 
 
+class FilterError(NetworkError):
+    """The kernel does not keep guests from this machine's services, or nft does not say so."""
+
+
+class FilterMissingError(FilterError):
+    """nft is not installed."""
+
+
 class JournalError(NetworkError):
     """The file that remembers what to undo cannot be read or written."""
 

@@ -1,10 +1,12 @@
 """The file that says which network settings to undo, written before each change.
 
     {"format": 1, "boot": boot id, "device": "zeq0", "index": 7,
-     "changes": [["mtu", "1500"], ["up", ""], ["address", "198.18.0.1/16"], ["route", "10.1.0.0/16"]]}
+     "changes": [["mtu", "1500"], ["up", ""], ["address", "198.18.0.1/16"], ["route", "10.1.0.0/16"],
+                 ["guests", "zeqnode_zeq0"]]}
 
 A TUN that dies with its process takes all of this along, and its index is never given again, so leftovers
-are undone only on the same interface of the same boot: a persistent TUN.
+are undone only on the same interface of the same boot: a persistent TUN. What does outlive it is the filter
+for guests, the table of that name.
 """
 
 from __future__ import annotations

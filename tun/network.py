@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from ipaddress import (
     IPv4Interface,
     IPv4Network,
@@ -25,7 +25,9 @@ from typing import Any, Final, TypeAlias, TypeVar
 import trio
 from pyroute2.netlink.exceptions import NetlinkError
 
-from tun.errors import DeviceGoneError, NetworkError, RouteConflictError
+from tun import nft
+from tun.errors import DeviceGoneError, FilterMissingError, NetworkError, RouteConflictError
+from tun.guest_rules import IPAddress
 from tun.interfaces import local_addresses, watch_changes
 from tun.journal import Journal, journaled
 from tun.link import Limits, limits_of, mtu_and_up, set_limits
@@ -64,7 +66,7 @@ class Network:
     """
 
     def __init__(self, device_name: str, journal: Path) -> None:
-        self._device = device_name
+        self.device = device_name
         self._path = journal
         self._journal: Journal | None = None
         self._lock = trio.Lock()
@@ -97,6 +99,19 @@ class Network:
         """Removes a route that we made; none is no error."""
         await self._run(lambda: self._remove_route(network))
 
+    async def set_filter(self, guests: Collection[IPAddress], ports: Collection[int]) -> None:
+        """Keeps `guests` to what guest_rules says, of services to `ports`; in place of what was set before.
+        Raises FilterError also."""
+        await self._run(lambda: nft.set_filter(self._open_journal(), guests, ports))
+
+    async def has_filter(self, guests: Collection[IPAddress], ports: Collection[int]) -> bool:
+        """Whether the kernel still has it so. Raises FilterError."""
+        return await self._run(lambda: nft.has_filter(self.device, guests, ports))
+
+    async def try_filter(self) -> None:
+        """Raises FilterError where `set_filter` would; changes nothing."""
+        await self._run(lambda: nft.try_filter(self.device))
+
     async def close(self) -> None:
         """Undoes everything, within CLOSE_SECONDS even when cancelled; the next start undoes the rest."""
         with trio.move_on_after(CLOSE_SECONDS, shield=True) as scope:
@@ -115,7 +130,7 @@ class Network:
 
     def _open_journal(self) -> Journal:
         if self._journal is None:
-            self._journal = Journal(self._path, self._device, _index_of(self._device))
+            self._journal = Journal(self._path, self.device, _index_of(self.device))
         return self._journal
 
     def _configure(
@@ -124,30 +139,30 @@ class Network:
         with netlink() as ip:
             journal = self._open_journal()
             index = journal.index
-            old_mtu, up = mtu_and_up(ip, index, self._device)
+            old_mtu, up = mtu_and_up(ip, index, self.device)
             if old_mtu != mtu:
                 with journaled(journal, "mtu", str(old_mtu)), explained(f"setting the MTU to {mtu}"):
                     ip.link("set", index=index, mtu=mtu)
             limits = self._set_limits(ip, journal, gso_max_size, gso_max_segs)  # before packets can come
             if not up:
-                with journaled(journal, "up", ""), explained(f"bringing {self._device} up"):
+                with journaled(journal, "up", ""), explained(f"bringing {self.device} up"):
                     ip.link("set", index=index, state="up")
-            if mtu_and_up(ip, index, self._device) != (mtu, True):
+            if mtu_and_up(ip, index, self.device) != (mtu, True):
                 raise NetworkError(
-                    f"{self._device} did not take MTU {mtu} and state up: see the kernel's log."
+                    f"{self.device} did not take MTU {mtu} and state up: see the kernel's log."
                 )
             self._set_addresses(ip, journal, addresses)
         return limits
 
     def _set_limits(self, ip: Any, journal: Journal, size: int, segments: int) -> Limits:
-        old = limits_of(ip, journal.index, self._device)
+        old = limits_of(ip, journal.index, self.device)
         queue = max(QUEUE_PACKETS, old.txqlen)
         wanted = Limits(size or old.gso_max_size, segments or old.gso_max_segs, queue)
         if old == wanted:
             return old
         with journaled(journal, "limits", " ".join(map(str, old))):
             set_limits(ip, journal.index, wanted)
-        return limits_of(ip, journal.index, self._device)
+        return limits_of(ip, journal.index, self.device)
 
     def _set_addresses(self, ip: Any, journal: Journal, addresses: Sequence[IPInterface]) -> None:
         wanted = {str(address) for address in addresses}
@@ -166,7 +181,7 @@ class Network:
                         prefixlen=address.network.prefixlen,
                     )
         if not set(addresses) <= _addresses(ip, journal.index):
-            raise NetworkError(f"{self._device} did not keep its addresses: does another program manage it?")
+            raise NetworkError(f"{self.device} did not keep its addresses: does another program manage it?")
 
     def _add_route(self, network: IPNetwork) -> None:
         if network.prefixlen == 0:
@@ -209,10 +224,19 @@ def _undo(path: Path) -> list[str]:
     if journal is not None and _is_same_interface(journal):
         with netlink() as ip:
             for kind, value in reversed(journal.changes):
-                if _undo_one(ip, journal, kind, value):
+                if kind != nft.KIND and _undo_one(ip, journal, kind, value):
                     undone.append(f"{journal.device}: {_UNDONE[kind].format(value)}")
+    if journal is not None:  # last, and whatever has become of the interface
+        undone += [_lifted(value) for kind, value in journal.changes if kind == nft.KIND]
     path.unlink(missing_ok=True)
     return undone
+
+
+def _lifted(table: str) -> str:
+    try:
+        return f"filter for guests {'removed' if nft.remove_filter(table) else 'gone'}: table inet {table}"
+    except FilterMissingError:
+        return f"filter for guests left, as nft is not installed any more: table inet {table}"
 
 
 def _undo_one(ip: Any, journal: Journal, kind: str, value: str) -> bool:

@@ -31,6 +31,7 @@ def show(*, as_json: Json = False, where: Where = HERE) -> None:
         print("This machine offers nothing. Offer it with: sudo zeqnode relay offer --per-gb 50")
     else:
         _print_offer("Offered", answer["offer"])
+        _warn(answer)
 
 
 @relay.command
@@ -56,6 +57,9 @@ def offer(
     use a gigabyte before it has to carry something for you; zeqnode credit and the
     configuration's [relay] and [credit] change that.
 
+    Whom a tunnel lets in reaches nothing here but the ports that `ports` in
+    [relay] of the configuration names; nftables has to be installed for that.
+
     For example:
 
         sudo zeqnode relay offer --per-gb 50 --country EU
@@ -74,6 +78,7 @@ def offer(
         print_json(answer)
         return
     _print_offer("Offered", answer["offer"])
+    _warn(answer)
     print("Take it back with: sudo zeqnode relay withdraw")
 
 
@@ -164,6 +169,11 @@ def _print_market(answer: dict[str, Any], *, as_json: bool, one_line: bool) -> N
     sys.stdout.flush()
     if answer.get("complete") is False:
         print("The mesh has not answered in full: there may be more. Try again.", file=sys.stderr)
+
+
+def _warn(answer: dict[str, Any]) -> None:
+    if answer.get("warning"):
+        print(f"Warning: {answer['warning']}", file=sys.stderr)
 
 
 def _print_offer(word: str, terms: dict[str, Any]) -> None:

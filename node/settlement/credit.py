@@ -71,13 +71,13 @@ class Credit:
         self._exposures = dict(exposures)
         self._today = today
         self._day = day
-        self._is_friend = is_friend
+        self.is_friend = is_friend
 
     def limit(self, machine_id: bytes, unit: Unit) -> int:
         granted = self.extended.granted.get(machine_id)
         if granted is not None:
             return granted
-        if self._is_friend(machine_id):
+        if self.is_friend(machine_id):
             return self.extended.friend
         return self.extended.stranger if unit is Unit.GB else self.extended.stranger_by_time
 
@@ -107,4 +107,4 @@ class Credit:
         return required_zeq(rate_zeq) + self.left(machine_id, day, unit) // MILLIONTHS
 
     def _is_stranger(self, machine_id: bytes) -> bool:
-        return machine_id not in self.extended.granted and not self._is_friend(machine_id)
+        return machine_id not in self.extended.granted and not self.is_friend(machine_id)

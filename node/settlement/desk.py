@@ -99,6 +99,18 @@ class Desk(Tunnels):
         if row is not None and row.role is Role.PAYER:
             self._drop(row, Happening.EXPIRE, Code.UNANSWERED, now_us)
 
+    def not_admitted(self, tunnel_id: bytes, now_us: int) -> None:
+        """Its partner cannot be let in here, so it is over; who waits for an answer gets that one."""
+        side = self._sides.get(tunnel_id)
+        if side is None or side.row.ended:
+            return
+        side.end(Happening.TERMINATE, Code.UNGUARDED, now_us)
+        if not side.row.began_at:
+            side.done_us = now_us  # no note gets to it
+            if side.row.role is Role.PAYEE:
+                self._answer(side.row, now_us)
+        self._flush(now_us)
+
     # ------------------------------------------------------------------ events of other machines
 
     def on_request(self, bundle: bytes, body: bytes, now_us: int) -> None:

@@ -1,7 +1,7 @@
 """Whether a request for a tunnel is accepted, waits for the owner, or is refused, and with which code.
 
-no offer ─ a liar ─ not on the list ─ another price or unit ─ too long for any sum ─ all places taken ─
-nothing left ─▶ refused
+no offer ─ a liar ─ not on the list ─ a stranger, and nothing keeps it from our services ─
+another price or unit ─ too long for any sum ─ all places taken ─ nothing left ─▶ refused
 else: by hand ─▶ pending        automatically ─▶ accepted
 """
 
@@ -26,7 +26,8 @@ class Accept(StrEnum):
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """What this machine offers: prices in whole ZEQ. `allow`: machine_ids that may ask; None: anybody.
-    `charges`: whether there is a ledger; without one tunnels are free."""
+    `charges`: whether there is a ledger; without one tunnels are free. `guarded`: whether strangers can be
+    kept to what the owner opened to them."""
 
     per_gb_zeq: int
     per_zeqond_zeq: int
@@ -34,6 +35,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     accept: Accept = Accept.AUTO
     allow: frozenset[bytes] | None = None
     charges: bool = True
+    guarded: bool = True
 
     def price(self, unit: Unit) -> int | None:
         """For a unit; None where it is not offered by this unit."""
@@ -70,6 +72,8 @@ def _refusal(
         return Code.LIAR
     if policy.allow is not None and payer not in policy.allow:
         return Code.NOT_ALLOWED
+    if not policy.guarded and not credit.is_friend(payer):
+        return Code.UNGUARDED
     price = policy.price(request.pricing_unit)
     if price is None:
         return Code.UNIT

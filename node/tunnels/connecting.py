@@ -62,6 +62,7 @@ class Connecting:
         if target.machine_id == self._context.keys.machine_id:
             raise BadTarget("that is this machine itself; name another one")
         self._refuse_second(target)
+        await self._service.guarding.require(target.machine_id)
         to = await self._targets.recipient(target)
         offer = await self._offer(target, to.bundle.ed25519)
         price = self._price(offer, unit, target.name)
@@ -98,6 +99,8 @@ class Connecting:
             async with self._service.watch() as changes:
                 while True:
                     now = self._now(row)
+                    if now.state is State.TERMINATED and now.code is Code.UNGUARDED:
+                        await self._service.guarding.require(row.partner)
                     if now.state is not State.PENDING and now.code is not Code.NONE:
                         raise TargetRefused(name, now.code)
                     if now.began_at:

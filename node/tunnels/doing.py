@@ -14,6 +14,7 @@ from typing import Final, TypeAlias
 import trio
 
 from crypto.errors import LocalFault, PeerFault
+from crypto.identity import slug
 from node import meeting
 from node.books import Books
 from node.errors import StorageFailed
@@ -28,6 +29,7 @@ from node.settlement.wire import Half, Shown
 from node.tunnels.disk import Disk
 from node.tunnels.links import Links
 from tun.engine import boot_us
+from tun.errors import TunError
 
 AGAIN_SECONDS: Final = 2.0
 
@@ -68,8 +70,12 @@ class Doer:
             batch = list(self._desk.actions)
             self._desk.actions.clear()
             await self._persist(batch)
+            barred: set[bytes] = set()  # key bundles of who could not be let in: no word of an agreement
             for action in batch:
-                await self._do(action)
+                if isinstance(action, actions.Admit):
+                    await self._admit(action.row, barred)
+                elif not isinstance(action, actions.Tell) or action.bundle not in barred:
+                    await self._do(action)
 
     async def _persist(self, batch: Iterable[Action]) -> None:
         """Comes back when all of it is on the disk, however long that takes."""
@@ -109,14 +115,20 @@ class Doer:
                 self._tell(action)
             case actions.Send(machine_id, body):
                 self._links.send(machine_id, body)
-            case actions.Admit(row):
-                await self._links.admit(row)
             case actions.Dismiss(machine_id):
                 await self._links.dismiss(machine_id)
             case actions.Gate(machine_id, opened):
                 self._links.gate(machine_id, opened)
             case actions.Changed(row):
                 await self._changed(row)
+
+    async def _admit(self, row: Row, barred: set[bytes]) -> None:
+        try:
+            await self._links.admit(row)
+        except TunError as error:
+            log.warning("a tunnel's partner is not let in", machine=slug(row.partner), why=error)
+            barred.add(row.bundle)
+            self._desk.not_admitted(row.tunnel_id, boot_us())
 
     # ------------------------------------------------------------------ the ledger
 

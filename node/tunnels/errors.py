@@ -18,6 +18,7 @@ _SENTENCES = {
     Code.PRICE: "its price is another one now; look again (zeqnode market) and repeat the command",
     Code.UNIT: "it does not sell by this unit; try --per gb",
     Code.LIAR: "this machine has signed two blocks with one number, and nobody deals with it any more",
+    Code.UNGUARDED: "it cannot keep strangers from its own services; its owner has to install nftables there",
     Code.DECLINED: "its owner said no",
     Code.UNANSWERED: "it did not answer; try again later, or another one: zeqnode market",
     Code.NEVER_CAME: "it agreed, and then could not be reached; see zeqnode status for why",
@@ -63,6 +64,13 @@ class NotParty(Refused):
     code: ClassVar[str] = "NOT_PARTY"
 
 
+class Unguarded(Refused):
+    """This machine cannot keep a stranger from its services."""
+
+    status: ClassVar[int] = 409
+    code: ClassVar[str] = str(Code.UNGUARDED)
+
+
 class TargetRefused(Refused):
     """The other machine said no, with this code."""
 
@@ -88,5 +96,6 @@ _ENDINGS = {
     Code.BUDGET: "what was meant to be spent on it is spent",
     Code.OVER_METERED: "the relay claimed more than was carried; it was not paid for that",
     Code.NOTHING_CARRIED: "the relay carried nothing back; it was paid for no more than that",
+    Code.UNGUARDED: "one of the two could not keep the other from its own services (it takes nftables)",
     Code.GAVE_WAY: "it had carried nothing for five minutes, and another machine asked",
 }

@@ -17,7 +17,8 @@ from node.settlement.terms import MILLIONTHS
 
 class Offered:
     """`offer()`: what is offered now, if anything. `charges`: there is a ledger. `named(text)`: the machine
-    that the configuration means by it; `grants`: by machine_id, millionths."""
+    that the configuration means by it; `grants`: by machine_id, millionths. `guarded()`: whether strangers
+    can be kept to what is opened to them."""
 
     def __init__(
         self,
@@ -26,12 +27,14 @@ class Offered:
         named: Callable[[str], bytes | None],
         charges: bool,
         grants: Mapping[bytes, int],
+        guarded: Callable[[], bool],
     ) -> None:
         self._offer = offer
         self._settings = settings
         self._named = named
         self._charges = charges
         self._grants = dict(grants)
+        self._guarded = guarded
 
     def grant(self, machine_id: bytes, amount: int | None) -> None:
         """From now on; None: as any other machine again."""
@@ -57,6 +60,7 @@ class Offered:
             accept=Accept(relay.accept),
             allow=frozenset(filter(None, named)) if relay.allow else None,
             charges=self._charges,
+            guarded=self._guarded(),
         )
 
     def extended(self) -> Extended:

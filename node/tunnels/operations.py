@@ -99,13 +99,15 @@ class TunnelOperations:
 
     async def _on_tunnel_decide(self, arguments: Arguments, _asker: Asker) -> Result:
         row = await self.find(_text(arguments, "tunnel"))
-        return self._described(self.decide(row.tunnel_id, arguments.get("accept") is True))
+        return self._described(await self.decide(row, arguments.get("accept") is True))
 
-    def decide(self, tunnel_id: bytes, accept: bool) -> Row:
-        """By hand. Raises NoTunnel, WrongState."""
+    async def decide(self, row: Row, accept: bool) -> Row:
+        """By hand. Raises NoTunnel, WrongState, Unguarded."""
+        if accept:
+            await self._service.guarding.require(row.partner)
         desk = self._service.desk
         try:
-            row = (desk.accept if accept else desk.refuse)(tunnel_id, boot_us())
+            row = (desk.accept if accept else desk.refuse)(row.tunnel_id, boot_us())
         except NoSuchTunnel:
             raise NoTunnel("there is no tunnel of this id that waits; see: zeqnode tunnels") from None
         except InvalidState as error:

@@ -34,6 +34,7 @@ from node.settlement.life import Role, Row, State
 from node.settlement.wire import Answer
 from node.tunnels.disk import Disk, open_disk
 from node.tunnels.doing import Doer
+from node.tunnels.guarding import Guarding
 from node.tunnels.keys import Keys
 from node.tunnels.links import Links
 from node.tunnels.loading import load
@@ -91,14 +92,18 @@ class Service:
         self._last: dict[bytes, Row] = {}  # of tunnels that have ended, the newest 256
         self._steps: dict[bytes, tuple[State, bool]] = {}
         self._watchers: set[trio.MemorySendChannel[Row]] = set()
+        self.guarding = Guarding(context.peers.guests, links, desk, self.poke)
         self.on_shown: Callable[[], None] = _pass
         """Told when the ledger may have learnt something of others."""
         self._doer = Doer(desk, disk, books, links, post.tell, self._changed, self._shown, os.urandom)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled; what was begun with the disk is finished."""
+        if self._offering.listed:
+            await self.guarding.look()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.post.run)
+            nursery.start_soon(self._context.peers.guests.run)
             for tag in (wire.REQUEST_TAG, *wire.ANSWER_TAGS):
                 nursery.start_soon(self._listen, tag)
             nursery.start_soon(self._by_the_clock)
@@ -175,6 +180,7 @@ class Service:
     async def _on_request(self, event: Tagged) -> None:
         """Its payer chooses the id, and one that was settled is settled for ever: so the desk has to know of
         what is over, too."""
+        await self.guarding.look()
         self.refresh()
         try:
             tunnel_id = wire.decode_request(event.body).tunnel_id
@@ -313,6 +319,7 @@ async def open_service(
             peers.machine_of,
             books is not None,
             grants,
+            lambda: not peers.guests.why,
         )
         offset_us = unix_us() - boot_us()
         day = unix_us() // 1_000_000 // DAY_S

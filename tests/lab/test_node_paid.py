@@ -39,7 +39,12 @@ def nodes(tmp_path: Path) -> Iterator[dict[str, Node]]:
         seeds = [f"{lab.host('seed').address('seed')}:51777"]
         made = {
             name: Node(
-                lab.host(name), tmp_path, {"dht": {"lan": False, "seeds": seeds if name != "seed" else []}}
+                lab.host(name),
+                tmp_path,
+                {
+                    "dht": {"lan": False, "seeds": seeds if name != "seed" else []},
+                    "relay": {"ports": [8000] if name == "relay" else []},
+                },
             )
             for name in [*TOWNS, "guest"]
         }

@@ -42,6 +42,7 @@ from tun.addresses import Address, text
 from tun.core import TunnelCore
 from tun.engine import Engine, boot_us, open_socket
 from tun.events import Event, Introduced
+from tun.guests import Guests
 from tun.memory_tun import MemoryTun
 from tun.network import Network
 
@@ -98,7 +99,8 @@ class Member:
         self.engine = TappedEngine(core, self.device, udp, self._events)
         self.engine.tap = self._tap
         config = Config.parse(f"[dht]\nlan = false\n[node]\nname = '{self.name}'\n", folder / "zeqnode.toml")
-        peers = Peers(config, store, core, self.engine, Network("none", folder / "network.json"))
+        network = Network("none", folder / "network.json")
+        peers = Peers(config, store, core, self.engine, network, Guests(network, ()))
         context = Context(
             config, self.keys, self.lookup_secret, store, core, self.engine, peers, self._own_addresses
         )

@@ -36,6 +36,7 @@ from tun.addresses import text
 from tun.core import TunnelCore
 from tun.engine import Engine, boot_us, open_socket
 from tun.events import Event
+from tun.guests import Guests
 from tun.memory_tun import MemoryTun
 from tun.network import Network
 
@@ -183,7 +184,7 @@ class Kit:
         self.engine = Engine(core, self.device, udp, self._events)
         config = Config.parse("[dht]\nlan = false\n[node]\nname = 'kit'\n", folder / "zeqnode.toml")
         network = Network("none", folder / "network.json")
-        self.peers = Peers(config, store, core, self.engine, network)
+        self.peers = Peers(config, store, core, self.engine, network, Guests(network, ()))
         self.context = Context(
             config,
             self.keys,

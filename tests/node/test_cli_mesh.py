@@ -77,6 +77,7 @@ class StandIn:
     def __init__(self) -> None:
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.offer: dict[str, Any] | None = None
+        self.warning: str | None = None
         self.machine = MACHINE
         self.complete = True
 
@@ -84,10 +85,10 @@ class StandIn:
         self.asked.append((op, arguments))
         match op:
             case "relay":
-                return {"offer": self.offer}
+                return {"offer": self.offer, "warning": self.warning}
             case "relay_offer":
                 self.offer = OFFER
-                return {"offer": OFFER}
+                return {"offer": OFFER, "warning": self.warning}
             case "relay_withdraw":
                 if self.offer is None:
                     raise Usage("this machine offers nothing, so there is nothing to withdraw")
@@ -151,8 +152,17 @@ async def test_an_offer_is_made_shown_and_withdrawn(node: StandIn, ask: Callable
     assert "50 ZEQ per GB" in out
     assert "sudo zeqnode relay withdraw" in out
     assert "EU, CH" in (await ask("relay"))[1]
-    assert json.loads((await ask("relay", "--json"))[1]) == {"offer": OFFER}
+    assert json.loads((await ask("relay", "--json"))[1]) == {"offer": OFFER, "warning": None}
     assert (await ask("relay", "withdraw"))[:2] == (0, "The offer is withdrawn.\n")
+
+
+async def test_an_offer_that_is_no_use_yet_comes_with_a_warning(
+    node: StandIn, ask: Callable[..., Any]
+) -> None:
+    node.warning = "install nftables"
+    for words in (["relay", "offer", "--per-gb", "50"], ["relay"]):
+        code, out, err = await ask(*words)
+        assert (code, "50 ZEQ per GB" in out, err) == (0, True, "Warning: install nftables\n")
 
 
 async def test_a_price_is_needed_and_nothing_is_withdrawn_twice(ask: Callable[..., Any]) -> None:

@@ -93,6 +93,7 @@ def test_an_empty_file_and_none_mean_the_defaults() -> None:
         assert (config.mesh.secret_file, config.peers) == (None, {})
         assert config.dht == Dht(True, (), True, "auto", 3)
         assert config.engine == Engine("auto", "auto", (), 120, 0)
+        assert config.relay.ports == ()
 
 
 def test_effective_values_are_plain() -> None:
@@ -102,6 +103,7 @@ def test_effective_values_are_plain() -> None:
     assert found["peers"]["cafe"]["keepalive"] is True
     assert Config().to_dict()["mesh"] == {"secret_file": None}
     assert found["engine"]["without"] == ["uso", "udp_gro"]
+    assert parse("[relay]\nports = [8000, 53]").to_dict()["relay"]["ports"] == [8000, 53]
     assert (found["engine"]["queues"], Config().to_dict()["engine"]["queues"]) == (2, "auto")
 
 
@@ -221,6 +223,18 @@ def test_queues_go_by_the_cores_that_we_may_use(
         (
             '[engine]\nwithout = "uso"',
             ', line 2: without in [engine] must be a list, as in ["uso"], not "uso"',
+        ),
+        (
+            "[relay]\nports = 8000",
+            ", line 2: ports in [relay] must be a list, as in [8000], not 8000",
+        ),
+        (
+            "[relay]\nports = [22, 0]",
+            ", line 2: ports in [relay] must be a whole number from 1 to 65535, not 0",
+        ),
+        (
+            f"[relay]\nports = {list(range(1, 66))}",
+            ", line 2: ports in [relay] may have 64 entries, not 65",
         ),
         (
             '[engine]\nwithout = ["uso", "gso"]',

@@ -4,6 +4,7 @@ not undone can be seen; `lan0` is another interface."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import resource
@@ -12,7 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from ipaddress import IPv4Network, ip_interface, ip_network
 from pathlib import Path
@@ -40,11 +41,11 @@ from tun.sockets import SOL_UDP, UDP_SEGMENT
 ROOT = Path(__file__).resolve().parents[2]
 ADDRESSES = [ip_interface("198.18.0.1/16"), ip_interface("fd5a::1/32")]
 ROUTES = [ip_network("10.77.0.0/16"), ip_network("fd77::/48")]
-Scenario = Callable[[Path], Awaitable[None]]
+Scenario = Callable[[Path], Coroutine[Any, Any, None]]
 
 
 def in_namespace(scenario: Scenario, folder: Path, *wrapper: str) -> None:
-    """Runs a scenario of this file in a network namespace of its own, or skips and says why."""
+    """Runs a scenario of a test's file in a network namespace of its own, or skips and says why."""
     if not shutil.which("unshare"):
         pytest.skip("needs unshare(1)")
     if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
@@ -53,7 +54,10 @@ def in_namespace(scenario: Scenario, folder: Path, *wrapper: str) -> None:
     if subprocess.run(["unshare", flags, "true"], capture_output=True).returncode:
         pytest.skip(f"`unshare {flags}` is not allowed here")
     result = subprocess.run(
-        ["unshare", flags, *wrapper, sys.executable, "-Werror", __file__, scenario.__name__, str(folder)],
+        [
+            *("unshare", flags, *wrapper),
+            *(sys.executable, "-Werror", inspect.getfile(scenario), scenario.__name__, str(folder)),
+        ],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])},
         capture_output=True,
         text=True,
