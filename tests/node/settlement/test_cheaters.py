@@ -109,20 +109,20 @@ def signed(guest: Machine, raw: bytes, **fields: object) -> bytes:
 
 def test_an_old_voucher_pays_nothing(tmp_path: Path, wire: Wire) -> None:
     relay, guest, tunnel = begun(tmp_path, wire)
-    first: list[bytes] = []
+    given: list[bytes] = []
 
-    def the_first(raw: bytes) -> bytes:
-        first.append(raw)
-        return first[0]
+    def always_the_first(raw: bytes) -> bytes:
+        given.append(raw)
+        return given[0]
 
-    replaced(wire, guest, the_first)
+    replaced(wire, guest, always_the_first)
     assert 20 <= carry(wire, guest, relay, 100) <= 24, "what it was for, and a window"
-    assert relay.ledger.raw_voucher(tunnel, given=False) == first[0]
-    second = first[1]
+    assert relay.ledger.raw_voucher(tunnel, given=False) == given[0]
+    second = given[1]
     losing(wire, messages.Paid, 0)
     relay.note(guest.machine_id, encode(messages.Paid(second)))
     assert relay.ledger.raw_voucher(tunnel, given=False) == second
-    relay.note(guest.machine_id, encode(messages.Paid(first[0])))
+    relay.note(guest.machine_id, encode(messages.Paid(given[0])))
     assert refused(relay) == {"not above the last one": 1}
     assert relay.ledger.raw_voucher(tunnel, given=False) == second
 
