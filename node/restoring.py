@@ -141,8 +141,8 @@ def _met(ledger: Ledger, partner: Partner, payload: bytes) -> list[bytes]:
         raise BadNote("not about a chain of the two")
     if partner not in ledger.partners() and ledger.head(partner.key) is None:
         return [heads.encode(Heads(b"", b""))]
-    answers = meeting.received(ledger, partner, payload)
-    return [meeting.opening(ledger, partner, os.urandom)[0], *answers]
+    held = meeting.opening(ledger, partner, os.urandom)[0]  # before what the other shows is learnt
+    return [held, *meeting.received(ledger, partner, payload)]
 
 
 def _received(ledger: Ledger, partner: Partner, notes: list[bytes]) -> list[bytes]:

@@ -140,6 +140,39 @@ async def test_who_is_not_listed_finds_forks_and_is_not_named(
         assert all_know(found, payer), "but it asks itself, a week later"
 
 
+async def test_who_cannot_be_asked_is_not_kept(tmp_path: Path, autojump_clock: MockClock) -> None:
+    town = Town(tmp_path)
+    hidden, listed, witness = town.add(listed=False), town.add(), town.add()
+    async with running(hidden, listed), nodes(town, witness):
+        answers = []
+        for number, box in enumerate((hidden, listed, hidden)):
+            report = witnessing.encode_report({bytes(8): bytes([number]) * 16})
+            answers.append(await box.asking.ask(witness.recipient(), WITNESS, report))
+        assert [witnessing.decode_claims(each) for each in answers] == [
+            {},
+            {},
+            {bytes(8): [listed.keys.machine_id]},
+        ]
+
+
+async def test_a_suspect_that_is_away_is_asked_when_it_is_back(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    town = Town(tmp_path)
+    payer, *relays = [town.add() for _ in range(6)]
+    async with nodes(town, *relays) as found:
+        pay(payer, found[0], 1)
+        await trio.sleep(SOON_SECONDS)
+        town.unfound.add(found[0].machine_id)
+        pay(payer, found[1], 2)
+        await trio.sleep(SOON_SECONDS)
+        assert found[1].witnesses.counters["suspect away"] == 1
+        assert not all_know(found, payer)
+        town.unfound.clear()
+        await trio.sleep(LATER_SECONDS + AWAY_SECONDS)
+        assert all_know(found, payer)
+
+
 async def test_a_payee_that_is_the_only_witness_looks_into_its_own_ledger(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
@@ -254,10 +287,11 @@ async def test_only_the_author_of_a_chain_can_ask_for_what_is_held(
         to = found[0].partner
         other = blocks.propose(party(payer), None, to, bytes(16), bytes(32), 1, 9)
         next_one = blocks.propose(party(payer), held, to, bytes(16), bytes(32), 1, 9)
-        for raw, code in ((other.raw[:-1] + b"x", "BAD_BLOCK"), (b"nonsense", "BAD_BLOCK")):
+        nothing_there = blocks.propose(party(thief), None, to, bytes(16), bytes(32), 1, 9)
+        for raw in (other.raw[:-1] + b"x", nothing_there.raw[:-1] + b"x", b"nonsense"):
             with pytest.raises(AskRefused) as no:
                 await thief.asking.ask(relay.recipient(), HELD, raw)
-            assert no.value.code == code
+            assert no.value.code == "BAD_BLOCK", "whether anything is there does not show"
         for raw in (held.raw, next_one.raw):
             assert await thief.asking.ask(relay.recipient(), HELD, raw) == b""
         assert found[0].ledger.head(payer.keys.bundle.ed25519) == held, "what was shown so is not kept"
