@@ -22,10 +22,10 @@ from typing import Final
 from crypto.errors import LocalFault
 from dht.signatures import Signatures
 from node.database import Database
-from node.errors import StateDamaged
+from node.ledger_checking import Verifying
 from node.ledger_reading import MIGRATIONS, Account, Carried, Entry, Reading, Summary
 from node.settlement import blocks, heads, vouchers
-from node.settlement.audit import BadChain, ChainCheck, Verified
+from node.settlement.audit import Verified
 from node.settlement.blocks import BadBlock, Block, Partner, Party
 
 __all__ = ["Account", "Carried", "ChainBehind", "Entry", "Ledger", "Summary", "Verified", "Verifying"]
@@ -33,12 +33,17 @@ __all__ = ["Account", "Carried", "ChainBehind", "Entry", "Ledger", "Summary", "V
 STRANGERS_OF_ONE: Final = 64  # blocks of one chain that are in no pair with us
 STRANGERS: Final = 16_384  # such blocks in all: 16 MB with their indexes
 LIARS: Final = 16_384  # proofs: 14 MB; anybody can make keys that lie, so there must be an end
-PAGE: Final = 256  # blocks checked at a time: some 50 ms of one core
+WITNESSED_SECONDS: Final = 7 * 86_400  # then witnesses are told again: some forget, and others are closest
+WITNESSED_AGAIN: Final = 4096  # of the newest blocks
+NEVER: Final = 2**62  # s
 _BEHIND: Final = "behind"
 _KEEP: Final = (
     "INSERT INTO vouchers VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (tunnel_id, given) DO UPDATE SET "
     "sequence = excluded.sequence, amount = excluded.amount, carried = excluded.carried, raw = excluded.raw "
     "WHERE excluded.sequence > sequence AND excluded.payer = payer AND excluded.payee = payee"
+)
+_WITNESSED: Final = (
+    "UPDATE blocks SET due = iif(rowid > (SELECT max(rowid) FROM blocks) - ?, ?, ?) WHERE hash = ?"
 )
 _COUNT: Final = "UPDATE partners SET earned = ?, spent = ?, pairs = pairs + 1 WHERE key = ?"
 _MEET: Final = (
@@ -98,7 +103,8 @@ class Ledger(Reading):
 
     def earn(self, proposal: Block, voucher: bytes, payer_key: bytes, zeqond: int) -> Block:
         """Our half of a pair, for a voucher that we kept; the same one for the same proposal. Raises BadBlock
-        where the proposal does not hold, does not say what the voucher says, or forks; and ChainBehind."""
+        where the proposal does not hold, does not say what the voucher says, or forks, or its author is known
+        to have forked; and ChainBehind."""
         blocks.check(proposal, self.signatures)
         said, read = proposal.said, vouchers.read(voucher)
         if (said.tunnel_id, said.voucher) != (read.tunnel_id, blocks.voucher_hash(voucher)):
@@ -113,6 +119,8 @@ class Ledger(Reading):
                 raise BadBlock("this tunnel is settled already")
             if known is not None:
                 return known
+            if self.lies(payer_key):
+                raise BadBlock("its author is proven to lie")
             self._may_sign(payer_key)
             made = blocks.accept(self._party, self.head(), proposal, zeqond)
             self._insert(made)
@@ -133,6 +141,15 @@ class Ledger(Reading):
     def to_ask(self) -> list[Partner]:
         """Partners that were not heard since this was opened; while `behind`, they are to be asked."""
         return [partner for partner in self.partners() if partner.key not in self._heard]
+
+    def behind_since(self, unix: int) -> int | None:
+        """When this was asked for the first time (Unix s) since we are behind; None: we are not."""
+        if not self.behind:
+            return None
+        with self._db.transaction():
+            self._db.execute("UPDATE state SET since = ? WHERE name = ? AND NOT since", unix, _BEHIND)
+        rows = self._db.rows("SELECT since FROM state WHERE name = ?", _BEHIND)
+        return int(rows[0]["since"])
 
     def ask_no_more(self) -> None:
         """Sign again although some do not answer: what they alone hold would be signed twice."""
@@ -167,7 +184,7 @@ class Ledger(Reading):
             if block.said.key == self.us:
                 newest = self.head()
                 if newest is None or newest.said.number < block.said.number:
-                    self._db.execute("INSERT OR IGNORE INTO state VALUES (?)", _BEHIND)
+                    self._db.execute("INSERT OR IGNORE INTO state VALUES (?, 0)", _BEHIND)
             self._insert(block)
         return None
 
@@ -198,6 +215,15 @@ class Ledger(Reading):
         query = "SELECT proof FROM forks WHERE NOT told AND key != ?"
         return [row["proof"] for row in self._db.rows(query, self.us)]
 
+    def witnessed(self, told: Iterable[Block], others: Iterable[Block], unix: int, again: int) -> None:
+        """Of `told` witnesses know; the others are due `again` (Unix s)."""
+        week = unix + WITNESSED_SECONDS
+        with self._db.transaction():
+            for block in told:
+                self._db.execute(_WITNESSED, WITNESSED_AGAIN, week, NEVER, block.hash)
+            for block in others:
+                self._db.execute("UPDATE blocks SET due = ? WHERE hash = ?", again, block.hash)
+
     def told(self, proof: bytes) -> None:
         """It was passed on."""
         with self._db.transaction():
@@ -225,9 +251,8 @@ class Ledger(Reading):
         (key, number), said = block.place, block.said
         ours = key == self.us
         names = (block.hash, said.answers, said.tunnel_id, heads.place(key, number))
-        self._db.execute(
-            "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", key, number, *names, not ours, block.raw
-        )
+        values = (*names, not ours, block.raw, NEVER if ours else 0)
+        self._db.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", key, number, *values)
         if ours:
             self._db.execute(_MEET, said.partner_key, said.partner)
             for other in self._halves(block):
@@ -282,48 +307,3 @@ class Ledger(Reading):
                 "WHERE NOT EXISTS (SELECT 1 FROM partners WHERE partners.key = forks.key))"
             )
         return True
-
-
-class Verifying:
-    """`Ledger.verify` in steps, between which vouchers are kept. `found` is the result so far."""
-
-    def __init__(self, key: bytes, signatures: Signatures) -> None:
-        self._check = ChainCheck(key, signatures)
-        self._begun: Summary | None = None
-
-    @property
-    def found(self) -> Verified:
-        return self._check.found
-
-    def step(self, ledger: Ledger) -> bool:
-        """Whether there is more. Raises StateDamaged."""
-        last = self._check.last
-        if last is None:
-            self._begun = ledger.summary()
-        page = ledger.page(last.said.number if last else 0, PAGE)
-        try:
-            for entry in page:
-                self._check.add(*entry)
-        except BadChain as bad:
-            raise StateDamaged(_broken(str(bad))) from bad
-        except (BadBlock, ValueError) as bad:
-            raise StateDamaged(_broken("one cannot be read")) from bad
-        if len(page) == PAGE:
-            return True
-        if self._begun == ledger.summary() and self._sums(ledger) != self.found:
-            raise StateDamaged(_broken("the sums are others than those of the blocks"))
-        return False
-
-    def _sums(self, ledger: Ledger) -> Verified:
-        """What the sums that were kept say, where nothing was written meanwhile."""
-        accounts, kept = ledger.accounts(), ledger.summary()
-        earned, spent = sum(each.earned for each in accounts), sum(each.spent for each in accounts)
-        missing = kept.head.said.number - kept.blocks if kept.head else 0
-        return Verified(kept.blocks, missing, kept.pairs, kept.blocks - kept.pairs, earned, spent)
-
-
-def _broken(why: str) -> str:
-    return (
-        f"the ledger is not as it was written: {why}; put back a backup of the file, and "
-        f"connect to your partners, who still have your newest block"
-    )

@@ -1,15 +1,15 @@
 """What stands in a ledger, read only: chains, pairs, sums, and what strangers showed.
 
-    blocks     key, number  │ hash answers tunnel_id place heard raw   our chain, and what we know of others'
+    blocks     key, number  │ hash answers tunnel_id place heard raw due   our chain, and others' blocks
     pairs      number       │ other tunnel_id partner delta            of our chain: which half answers which
     partners   key          │ machine_id earned spent blocks pairs     sums over the pairs, kept with each one
     vouchers   tunnel_id, given │ sequence amount carried payer payee raw
     forks      key          │ proof told                               who gave one number to two blocks
-    state      name         │                                          "behind": see node/ledger.py
+    state      name         │ since                                    "behind": see node/ledger.py
 
 `place` is 8 bytes of the key and the number, as sketches have it (node/settlement/heads.py). `heard` are
-blocks that are in no pair with us: strangers' words, of which only so many are kept. Sums are decimal text:
-they may pass 64 bits.
+blocks that are in no pair with us: strangers' words, of which only so many are kept. `due` is when witnesses
+are to be told of a block (Unix s; 0: not told yet). Sums are decimal text: they may pass 64 bits.
 """
 
 from __future__ import annotations
@@ -52,6 +52,11 @@ MIGRATIONS: Final = (
             blocks INTEGER NOT NULL, pairs INTEGER NOT NULL) STRICT, WITHOUT ROWID""",
         "CREATE TABLE forks (key BLOB PRIMARY KEY, proof BLOB NOT NULL, told INTEGER NOT NULL) STRICT",
         "CREATE TABLE state (name TEXT PRIMARY KEY) STRICT, WITHOUT ROWID",
+    ),
+    (
+        "ALTER TABLE blocks ADD COLUMN due INTEGER NOT NULL DEFAULT 0",
+        "CREATE INDEX by_due ON blocks (due)",
+        "ALTER TABLE state ADD COLUMN since INTEGER NOT NULL DEFAULT 0",
     ),
 )
 
@@ -185,6 +190,15 @@ class Reading:
             )
             rows += self._db.rows(query, self.us, start % last, last - 1, older)
         return [blocks.read(row["raw"]) for row in rows]
+
+    def unwitnessed(self, unix: int, count: int) -> list[Block]:
+        """Blocks of others that witnesses are to be told of now, the newest first; none of who is proven to
+        lie."""
+        query = (
+            "SELECT raw FROM blocks WHERE due <= ? AND key != ? AND NOT EXISTS "
+            "(SELECT 1 FROM forks WHERE forks.key = blocks.key) ORDER BY due, rowid DESC LIMIT ?"
+        )
+        return self._blocks(query, unix, self.us, count)
 
     def at_places(self, places: Sequence[bytes]) -> list[Block]:
         """Those that are known of the places (8 bytes each) of a sketch."""

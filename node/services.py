@@ -20,6 +20,7 @@ from node.api.settings import ApiSettings
 from node.asking import Asking
 from node.backend import NodeBackend, Parts
 from node.books import Books, open_books
+from node.contacts import Contacts
 from node.context import Context
 from node.finding import off
 from node.forks import Forks
@@ -29,7 +30,9 @@ from node.keyex.service import KeyExchange
 from node.logs import Log
 from node.mesh import Mesh
 from node.operations import Operation
+from node.peers import unix_now
 from node.replies import Replies
+from node.restoring import Restoring
 from node.settlement.blocks import Party
 from node.tokens import FILE as TOKENS_FILE
 from node.tokens import Tokens, open_tokens
@@ -40,6 +43,7 @@ from node.tunnels.service import Service, open_service
 from node.tunnels.targets import Pins, Targets
 from node.vault.operations import VaultOperations
 from node.vault.secrets import Secrets, open_secrets
+from node.witnesses import Witnesses
 from tun.events import Event
 
 log = Log("node")
@@ -101,6 +105,9 @@ class Services:
         exchange = KeyExchange(context.keys, secrets, directory, asking, answering)
         await nursery.start(asking.run)
         await nursery.start(answering.run)
+        if service.books is not None:
+            contacts = Contacts(discovery, asking, directory.of)
+            await self._watch_chains(nursery, service, service.books, contacts, answering)
         tokens = await stack.enter_async_context(open_tokens(context.config.node.state / TOKENS_FILE))
         self._add(tokens.operations)
         if context.config.api.enabled:
@@ -131,6 +138,23 @@ class Services:
         )
         server = await trio.to_thread.run_sync(import_module, "node.api.server")
         await server.serve(settings, backend, tokens)
+
+    async def _watch_chains(
+        self, nursery: trio.Nursery, service: Service, books: Books, contacts: Contacts, answering: Answering
+    ) -> None:
+        """Who shows others another branch of its chain is found out, and we do not become such a one."""
+        found = service.on_shown
+        us = self._context.keys.machine_id
+        witnesses = Witnesses(us, books, contacts, answering, found, unix_now)
+        restoring = Restoring(books, contacts, answering, found, unix_now)
+
+        def shown() -> None:
+            for each in (found, witnesses.shown, restoring.shown):
+                each()
+
+        service.on_shown = shown
+        await nursery.start(witnesses.run)
+        await nursery.start(restoring.run)
 
     async def _keep_books(self, nursery: trio.Nursery, mesh: Mesh, service: Service) -> None:
         if service.books is None:

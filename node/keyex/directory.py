@@ -91,6 +91,10 @@ class Directory:
             return next(iter(claims.values()))
         raise SlugUnpinned(wanted, tuple(claims.values()))
 
+    async def of(self, machine_id: bytes) -> Recipient:
+        """How a machine is asked of which only this is known. Raises as `named` and `recipient`."""
+        return await self.recipient(await self.named(f"{slug(machine_id)}~{fingerprint(machine_id)}"))
+
     async def recipient(self, bundle: KeyBundle) -> Recipient:
         """How it is asked: by its record, and by what is known of it as a peer. Raises Unanswered."""
         machine_id = bundle.machine_id

@@ -61,7 +61,7 @@ async def test_a_tier_comes_from_what_was_carried_for_us_and_for_our_witnesses(t
 async def test_checking_goes_on_while_the_chain_grows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.ledger.PAGE", 2)
+    monkeypatch.setattr("node.ledger_checking.PAGE", 2)
     async with open_books(tmp_path / "ledger", party(1), SIGNATURES) as books:
         chain = [a_pair(1, 2, 1)]
         for amount in range(2, 8):

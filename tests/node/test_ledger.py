@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,10 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crypto.errors import LocalFault
+from node import ledger as ledger_module
+from node.database import Database
 from node.errors import StateDamaged
 from node.ledger import Account, Carried, ChainBehind, Ledger, Verified
+from node.ledger_reading import MIGRATIONS
 from node.settlement import blocks, vouchers
-from node.settlement.blocks import BadBlock, Partner, Party
+from node.settlement.blocks import BadBlock, Block, Partner, Party
 from node.settlement.terms import GB, MAX_BYTES, MILLIONTHS, Unit, agree
 from node.settlement.tiers import Receipt
 from node.settlement.vouchers import Tunnel
@@ -477,3 +480,89 @@ def test_a_block_out_of_its_place_is_named(tmp_path: Path) -> None:
         pytest.raises(StateDamaged, match=r"block 1: it does not follow"),
     ):
         one.verify()
+
+
+# ------------------------------------------------------------------ witnesses, and who is known to lie
+
+
+def a_strangers(number: int, author: int = 3, before: Block | None = None) -> Block:
+    to = Partner(machine_id=party(4).machine_id, key=key(4))
+    return blocks.propose(party(author), before, to, number.to_bytes(16, "big"), bytes(32), 1, 7)
+
+
+def test_nothing_is_signed_for_who_is_known_to_lie(tmp_path: Path) -> None:
+    raw, late = a_voucher(GB), a_voucher(GB, number=2)
+    with opened(tmp_path / "one", 1) as one, opened(tmp_path / "two", 2) as two:
+        two.keep([raw, late])
+        first = one.spend(raw, key(2), 7)
+        earned = two.earn(first, raw, key(1), 8)
+        second = one.spend(late, key(2), 7)
+        assert two.learn_fork(blocks.fork(a_strangers(1, 1), a_strangers(2, 1)))
+        with pytest.raises(BadBlock, match="proven to lie"):
+            two.earn(second, late, key(1), 9)
+        assert two.earn(first, raw, key(1), 9) == earned, "what was signed stands"
+
+
+def test_blocks_of_others_are_due_until_witnesses_know_them(tmp_path: Path) -> None:
+    week = ledger_module.WITNESSED_SECONDS
+    with opened(tmp_path / "one", 1) as one, opened(tmp_path / "two", 2) as two:
+        settle(one, two, a_voucher(GB))
+        spent, earned = one.head(), two.head()
+        assert one.unwitnessed(0, 9) == [earned]
+        heard = a_strangers(1)
+        two.learn(heard)
+        assert two.unwitnessed(0, 9) == [heard, spent]
+        assert two.unwitnessed(0, 1) == [heard]
+        assert spent is not None
+        two.witnessed([spent], [heard], 1_000, 1_900)
+        assert two.unwitnessed(1_899, 9) == []
+        assert two.unwitnessed(1_900, 9) == [heard]
+        two.learn(a_strangers(2, before=heard))
+        assert [each.said.number for each in two.unwitnessed(1_900, 9)] == [2, 1], "new ones first"
+    with opened(tmp_path / "two", 2) as two:
+        assert len(two.unwitnessed(1_000 + week - 1, 9)) == 2
+        assert len(two.unwitnessed(1_000 + week, 9)) == 3
+        two.learn_fork(blocks.fork(a_strangers(5), a_strangers(6)))
+        assert two.unwitnessed(1_000 + week, 9) == [spent], "of who lies nobody needs to be told"
+
+
+def test_old_blocks_are_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.ledger.WITNESSED_AGAIN", 2)
+    with opened(tmp_path / "one", 1) as one:
+        made = [a_strangers(number, author) for number, author in ((1, 3), (2, 5), (3, 6))]
+        for each in made:
+            one.learn(each)
+        one.witnessed(made, [], 0, 0)
+        assert one.unwitnessed(2**61, 9) == [made[2], made[1]]
+
+
+def test_since_when_it_is_behind_is_kept(tmp_path: Path) -> None:
+    with opened(tmp_path / "copy", 1) as one, opened(tmp_path / "two", 2) as two:
+        settle(one, two, a_voucher(GB))
+        spent = one.head()
+        assert spent is not None
+    with closing(Ledger.open(tmp_path / "one", party(1), SIGNATURES)) as one:
+        assert one.behind_since(5) is None
+        one.learn(spent)
+        assert one.behind_since(7) == 7
+    with closing(Ledger.open(tmp_path / "one", party(1), SIGNATURES)) as one:
+        assert one.behind_since(9) == 7
+        one.learn(spent)
+        one.ask_no_more()
+        assert one.behind_since(11) is None
+
+
+def test_a_ledger_of_the_first_version_is_taken_over(tmp_path: Path) -> None:
+    raw = a_voucher(GB)
+    with closing(Database.open(tmp_path / "two", MIGRATIONS[:1])) as old, old.transaction():
+        names = (bytes(32), bytes(32), bytes(16), bytes(8), 0)
+        spent = a_strangers(1)
+        old.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *spent.place, *names, spent.raw)
+        old.execute("INSERT INTO state VALUES (?)", "behind")
+    with closing(Ledger.open(tmp_path / "two", party(2), SIGNATURES)) as two:
+        assert two.unwitnessed(0, 9) == [spent]
+        assert two.behind_since(7) == 7
+        two.ask_no_more()
+    with opened(tmp_path / "two", 2) as two, opened(tmp_path / "one", 1) as one:
+        settle(one, two, raw)
+        assert two.verify().pairs == 1
