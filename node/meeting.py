@@ -30,7 +30,7 @@ def opening(ledger: Ledger, partner: Partner, entropy: Callable[[int], bytes]) -
     start = int.from_bytes(entropy(8), "big") >> 1  # SQLite's integers have 63 bits
     others = ledger.sample(NEWEST, heads.ENTRIES - NEWEST, start)
     notes = [heads.encode(Heads(_raw(own), _raw(theirs)))]
-    return [*notes, heads.encode(heads.sketch(others))] if others else notes
+    return [*notes, heads.encode(heads.sketch(others, entropy(heads.SALT_BYTES)))] if others else notes
 
 
 def references(ledger: Ledger) -> list[bytes]:
@@ -81,7 +81,7 @@ def _conflicts(ledger: Ledger, sketch: Sketch) -> list[bytes]:
     differing = {
         block.said.key: block  # one proves as much of its author as all
         for block in ledger.at_places(list(shown))
-        if block.hash[: heads.SHORT_BYTES] != shown[heads.place(*block.place)]
+        if heads.short(block, sketch.salt) != shown[heads.place(*block.place)]
     }
     return [heads.encode(Held(block.raw)) for block in list(differing.values())[:HELD]]
 

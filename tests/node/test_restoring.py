@@ -169,7 +169,7 @@ async def test_strangers_learn_nothing_and_nonsense_is_refused(
             b"",
             b"x",
             heads.encode(Reference(head.raw, head.raw)),
-            heads.encode(heads.sketch([head])),
+            heads.encode(heads.sketch([head], bytes(8))),
         ):
             with pytest.raises(AskRefused) as no:
                 await stranger.asking.ask(boxes[1].recipient(), MEET, note)

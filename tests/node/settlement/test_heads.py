@@ -32,24 +32,26 @@ def test_notes_are_laid_out_as_drawn() -> None:
     assert msgpack.unpackb(heads.encode(Heads(one.raw, b""))) == [1, one.raw, b""]
     assert msgpack.unpackb(heads.encode(Held(one.raw))) == [3, one.raw]
     assert msgpack.unpackb(heads.encode(Reference(one.raw, two.raw))) == [4, one.raw, two.raw]
-    number, packed = msgpack.unpackb(heads.encode(heads.sketch([one, two])))
-    assert number == 2
+    number, salt, packed = msgpack.unpackb(heads.encode(heads.sketch([one, two], b"saltsalt")))
+    assert (number, salt) == (2, b"saltsalt")
     place = sha256(b"zeqnode place in a chain v1" + b"k" * 32 + (2).to_bytes(8, "big")).digest()[:8]
-    assert packed[12:] == place + two.hash[:4]
-    assert packed.hex() == "1e0174f27cdc97719444391a0cd4116614de42fb39bdb5bb"
+    assert packed[12:] == place + sha256(b"saltsalt" + two.hash).digest()[:4]
+    assert packed.hex() == "1e0174f27cdc9771221864140cd4116614de42fb0fbc1228"
 
 
 def test_a_sketch_tells_what_is_held_where() -> None:
     held = [a_block(number) for number in (1, 2, 3)]
-    found = heads.entries(heads.sketch(held))
-    assert found == {heads.place(b"k" * 32, block.said.number): block.hash[:4] for block in held}
+    found = heads.entries(heads.sketch(held, bytes(8)))
+    assert found == {
+        heads.place(b"k" * 32, block.said.number): heads.short(block, bytes(8)) for block in held
+    }
 
 
 @pytest.mark.parametrize(
     "note",
     [
         Heads(bytes(BLOCK_BYTES), bytes(BLOCK_BYTES)),
-        Sketch(bytes(ENTRIES * 12)),
+        Sketch(bytes(8), bytes(ENTRIES * 12)),
         Reference(bytes(BLOCK_BYTES), bytes(BLOCK_BYTES)),
     ],
 )
@@ -66,7 +68,8 @@ def test_the_longest_notes_fit_and_are_read(note: Note) -> None:
         msgpack.packb([1, b""]),
         msgpack.packb([1, b"", "text"]),
         msgpack.packb([1, bytes(BLOCK_BYTES + 1), b""]),
-        msgpack.packb([2, bytes(ENTRIES * 12 + 12)]),
+        msgpack.packb([2, bytes(8), bytes(ENTRIES * 12 + 12)]),
+        msgpack.packb([2, bytes(7), bytes(12)]),
         msgpack.packb([3, 1.5]),
         msgpack.packb([True, b"", b""]),
         b"\x91" * 5000,
@@ -80,7 +83,7 @@ def test_other_bytes_are_refused(data: bytes) -> None:
 
 def test_a_sketch_that_is_cut_short_is_refused() -> None:
     with pytest.raises(BadNote, match="cut short"):
-        heads.entries(Sketch(bytes(13)))
+        heads.entries(Sketch(bytes(8), bytes(13)))
 
 
 @given(st.binary(max_size=NOTE_BYTES + 10))
