@@ -8,9 +8,9 @@
                                                                          at most 64 machine_ids in all
 
 A report says of each block that it stands at its place, and what stands before it, as the block says: two
-blocks, one after the other, contradict each other too. The hash is longer than in a sketch, which has a salt: who forks
-makes both blocks, and could make 4 or 8 bytes of their hashes equal. A place tells who has not met its
-author nothing, so a witness does not know whom it serves.
+blocks, one after the other, contradict each other too. The hash is longer than in a sketch, which has a salt:
+who forks makes both blocks, and could make 4 or 8 bytes of their hashes equal. A place tells who has not met
+its author nothing, so a witness does not know whom it serves.
 
 The witnesses of a place are the relays whose points are closest to the place's, by XOR:
 
