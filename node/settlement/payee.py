@@ -38,6 +38,7 @@ class PayeeSide(Side):
     def __init__(self, host: Host, row: Row, now_us: int, resumed: bool = False, raw: bytes = b"") -> None:
         super().__init__(host, row, resumed)
         self._raw = raw
+        self._over = False  # the payer has said so after it had our half
         self._payee: Payee | None = None
         self._stated = (-1, -1)  # bytes and zeqonds of the last statement; −1: none yet
         self._shut_us = NEVER  # since when it is unpaid
@@ -53,7 +54,11 @@ class PayeeSide(Side):
     @property
     def closed(self) -> bool:
         """Who has paid is given its time: our half may be lost on the way, and then it asks again."""
-        return super().closed and not self._raw
+        return super().closed and (self._over or not self._raw)
+
+    def end_was_heard(self, now_us: int) -> None:
+        super().end_was_heard(now_us)
+        self._over = self.row.settled
 
     def passes(self) -> bool:
         return super().passes() and (self.row.free or self._payee is None or self._payee.may_forward())

@@ -13,7 +13,7 @@ from typing import Final
 from msgspec import structs
 
 from node.settlement import blocks, vouchers
-from node.settlement.actions import Keep, Learn, Save, Spend
+from node.settlement.actions import Keep, Learn, Save, Send, Spend
 from node.settlement.blocks import BadBlock, Block
 from node.settlement.life import Code, Happening, Row
 from node.settlement.meters import LEAST_WINDOW_BYTES, WINDOW_ZEQONDS, OverMetered, Payer, Statement
@@ -21,7 +21,7 @@ from node.settlement.outbox import FIRST_WAIT_US
 from node.settlement.side import NEVER_CAME_ZEQONDS, Host, Measured, Side
 from node.settlement.terms import Unit
 from node.settlement.vouchers import Voucher
-from node.settlement.wire import Half, Kept, Open, Opened, Paid, Stated
+from node.settlement.wire import Ended, Half, Kept, Open, Opened, Paid, Stated, encode
 
 BLIND_BYTES: Final = LEAST_WINDOW_BYTES
 BLIND_ZEQONDS: Final = WINDOW_ZEQONDS
@@ -105,6 +105,7 @@ class PayerSide(Side):
             return
         self._host.act(Learn(self.row.partner, block))
         self.settled()
+        self._host.act(Send(self.row.partner, encode(Ended(self.row.tunnel_id))))  # it need not wait for us
 
     def halved(self, block: bytes, now_us: int) -> None:
         """Our half is on the disk: the payee is shown it until it answers."""
