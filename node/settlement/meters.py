@@ -154,8 +154,9 @@ class Payee:
         self._received = self._sent = self._zeqonds = self._lost_ppm = 0
 
     def measured(self, received: int, sent: int, zeqonds: int, lost_ppm: int) -> None:
-        """By our own meters: bytes since this object was made, zeqonds since the tunnel began. `lost_ppm`: of
-        a million bytes sent, those that the data path's authenticated reports say did not arrive."""
+        """By our own meters: bytes since this object was made; zeqonds, of all since it began, when it
+        was served. `lost_ppm`: of a million bytes sent, those that the data path's authenticated reports say
+        did not arrive."""
         self._received, self._sent, self._zeqonds = received, sent, zeqonds
         self._lost_ppm = min(max(lost_ppm, 0), _PPM)
 

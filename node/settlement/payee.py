@@ -4,6 +4,7 @@ Open ─▶ Opened      the session is one of ours with this payer
 Stated              when 4 MB, half of the window or 10 zeqonds are not stated yet and cost something
 Paid ─▶ on the disk ─▶ Kept
 unpaid > window     the gate is shut until it is paid; for three minutes, then the tunnel ends
+by time             it does not count how long the gate was shut, or we were off
 nothing left        of the credit: the tunnel ends
 ended: the last statement ─▶ the last voucher ─▶ Kept; the payer's Half ─▶ Earn ─▶ ours: settled
 """
@@ -42,6 +43,8 @@ class PayeeSide(Side):
         self._shut_us = NEVER  # since when it is unpaid
         self._rate = (now_us, 0)  # when it was last looked at, and bytes by then
         self._measured = (0, 0)
+        self._served = 0  # zeqonds in which packets might pass
+        self._age_then = 0 if not row.began_at else self._age(now_us)  # when it was last looked at
         self.idle_since = host.zeqond(now_us)
         if row.began_at:
             self._meter()
@@ -121,12 +124,15 @@ class PayeeSide(Side):
         payee, age = self._payee, self._age(now_us)
         if payee is None or self.row.ended:
             return
+        if self.passes():
+            self._served += max(0, age - self._age_then)
+        self._age_then = age
         lost_ppm = min(_PPM, max(0, lost) * _PPM // sent) if sent else 0
-        payee.measured(received, sent, age, lost_ppm)
+        payee.measured(received, sent, self._served, lost_ppm)
         carried = sent + received
         if carried != self._measured[0]:
             self.idle_since = self._host.zeqond(now_us)
-        self._measured = (carried, age)
+        self._measured = (carried, self._served)
         self._widen(payee, carried, own.rtt_us, now_us)
         self._judge(payee, now_us)
 
@@ -209,6 +215,7 @@ class PayeeSide(Side):
     def _meter(self) -> None:
         tunnel = self._tunnel(self.row.partner, self._host.machine_id, self.row.partner_key)
         kept = vouchers.read(self._raw) if self._raw else None
+        self._served = kept.zeqonds if kept else 0
         self._payee = Payee(tunnel, self._host.signatures, kept)
 
     def _risk(self, payee: Payee) -> int:

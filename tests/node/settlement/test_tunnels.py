@@ -9,6 +9,7 @@ import pytest
 
 from node.settlement import wire as messages
 from node.settlement.life import Code, State
+from node.settlement.meters import EVERY_ZEQONDS, WINDOW_ZEQONDS
 from node.settlement.payer import BLIND_LEAST_BYTES
 from node.settlement.side import Measured
 from node.settlement.terms import GB, MILLIONTHS, Unit
@@ -279,3 +280,25 @@ def test_a_tunnel_by_the_gigabyte_through_which_nothing_flows_is_silent(
     wire.run(600, 1_000_000)
     assert wire.delivered == before
     assert carry(wire, guest, relay, 20) == 20
+
+
+def test_by_time_nobody_pays_for_what_was_no_service(tmp_path: Path, wire: Wire) -> None:
+    """Neither while the relay was off, nor while its gate was shut; so neither counts as used."""
+    relay, guest, tunnel = begun(tmp_path, wire, Unit.ZEQOND)
+    wire.run(20)
+    relay.kill()
+    wire.run(100)
+    relay.start()
+    wire.run(20)
+    guest.kill()
+    wire.run(150)
+    assert not relay.open[guest.machine_id]
+    guest.start()
+    wire.run(20)
+    assert relay.open[guest.machine_id]
+    guest.terminate(tunnel)
+    wire.run(2)
+    row = agree_and_settled(guest, relay, tunnel)
+    served = (20 + 20 + 20) / 0.777 + WINDOW_ZEQONDS
+    assert served - EVERY_ZEQONDS - 4 <= row.zeqonds <= served + 4
+    assert relay.credit.exposure(guest.machine_id) == row.zeqonds * MILLIONTHS
