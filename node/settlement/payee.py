@@ -229,6 +229,10 @@ class PayeeSide(Side):
             self._host.credit.used(self.row.partner, value - self._charged, self._host.day(now_us))
             self._charged = value
 
+    def _has_come_to_nothing(self) -> bool:
+        """It used nothing, or had its time and did not pay. What is on its way to us waits with the payer."""
+        return super()._has_come_to_nothing() and not (self._charged and self._outbox.has("end"))
+
     def _value(self) -> int:
         return self._charged
 

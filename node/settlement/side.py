@@ -149,9 +149,9 @@ class Side:
     def give_up(self) -> None:
         """The partner had its time: what is open waits until the two meet again, if there is anything."""
         self.done_us = self._greet_us = NEVER
-        self._outbox.clear()
-        if not self.row.settled and self._figures()[0] is None:
+        if not self.row.settled and self._has_come_to_nothing():
             self.settled()
+        self._outbox.clear()
 
     def end_was_heard(self, now_us: int) -> None:
         """What was said before may have been taken for a tunnel's that goes on: it is said again."""
@@ -186,6 +186,10 @@ class Side:
     def _close(self, now_us: int) -> None:
         """It has ended after it had begun: what is still to be signed and answered."""
         raise NotImplementedError
+
+    def _has_come_to_nothing(self) -> bool:
+        """There is no voucher, and none will come."""
+        return self._figures()[0] is None
 
     def _figures(self) -> tuple[Voucher | None, int, int]:
         """The last voucher, and by our own meter bytes and zeqonds."""

@@ -302,3 +302,19 @@ def test_by_time_nobody_pays_for_what_was_no_service(tmp_path: Path, wire: Wire)
     served = (20 + 20 + 20) / 0.777 + WINDOW_ZEQONDS
     assert served - EVERY_ZEQONDS - 4 <= row.zeqonds <= served + 4
     assert relay.credit.exposure(guest.machine_id) == row.zeqonds * MILLIONTHS
+
+
+def test_a_payee_that_heard_of_no_voucher_waits_for_it_until_they_meet(tmp_path: Path, wire: Wire) -> None:
+    relay, guest, tunnel = begun(tmp_path, wire)
+    carry(wire, guest, relay, 3)
+    wire.loses = lambda _number: True
+    carry(wire, guest, relay, 3)
+    guest.terminate(tunnel)
+    relay.terminate(tunnel)
+    wire.run(60)
+    wire.loses = lambda _number: False
+    assert guest.row(tunnel).amount == 50 * MILLIONTHS
+    again = guest.ask(relay)
+    wire.run(10)
+    assert relay.row(again).began_at
+    assert agree_and_settled(guest, relay, tunnel).amount == 50 * MILLIONTHS
