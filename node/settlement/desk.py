@@ -14,7 +14,7 @@ from typing import Final
 from msgspec import structs
 
 from crypto.errors import LocalFault, PeerFault
-from crypto.identity import KeyBundle
+from crypto.identity import BadKeys, KeyBundle
 from dht.signatures import Signatures, Signer
 from node.settlement import terms as terms_of
 from node.settlement import wire
@@ -106,7 +106,7 @@ class Desk(Tunnels):
         try:
             request = wire.decode_request(body)
             payer = KeyBundle.from_bytes(bundle).machine_id
-        except PeerFault:
+        except (PeerFault, BadKeys):
             self.counters["request for a tunnel that cannot be read"] += 1
             return
         known = self.row(request.tunnel_id)

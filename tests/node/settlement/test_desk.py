@@ -7,11 +7,20 @@ from pathlib import Path
 import pytest
 
 from node.settlement.actions import Tell
-from node.settlement.desk import ToOurselves
-from node.settlement.life import InvalidState, State
+from node.settlement.desk import MAX_WAITING, NoSuchTunnel, ToOurselves
+from node.settlement.life import Code, InvalidState, State
+from node.settlement.outbox import NEVER
 from node.settlement.policy import Accept
-from node.settlement.terms import MILLIONTHS, Unit
-from node.settlement.wire import ACCEPTED_TAG, REFUSED_TAG, Answer, Request, decode_answer, encode
+from node.settlement.terms import MILLIONTHS, Unit, agree
+from node.settlement.wire import (
+    ACCEPTED_TAG,
+    PENDING_TAG,
+    REFUSED_TAG,
+    Answer,
+    Request,
+    decode_answer,
+    encode,
+)
 from tests.node.settlement.market_kit import MB, Machine, Wire, a_relay
 
 
@@ -129,3 +138,154 @@ def test_a_machine_asks_itself_for_nothing(tmp_path: Path, wire: Wire) -> None:
     relay.desk.on_request(relay.bundle, request_of(wire), wire.now_us)
     assert not relay.desk.actions
     assert relay.desk.counters["request for a tunnel to ourselves"] == 1
+
+
+# ------------------------------------------------------------------ by hand
+
+
+def test_two_accepts_at_once_are_one(tmp_path: Path, wire: Wire) -> None:
+    relay, guest = a_relay(tmp_path, wire, accept=Accept.HAND), Machine("guest", tmp_path, wire)
+    tunnel = guest.ask(relay)
+    wire.run(1)
+    relay.desk.accept(tunnel, wire.now_us)
+    for by_hand in (relay.desk.accept, relay.desk.refuse):
+        with pytest.raises(InvalidState, match="the tunnel is active, so it cannot be"):
+            by_hand(tunnel, wire.now_us)
+    relay.act()
+    wire.run(1)
+    assert guest.row(tunnel).began_at
+    assert len([row for row in relay.stored() if not row.ended]) == 1
+    for by_hand in (guest.desk.accept, guest.desk.refuse):
+        with pytest.raises(InvalidState):
+            by_hand(tunnel, wire.now_us)
+        with pytest.raises(NoSuchTunnel):
+            by_hand(b"n" * 16, wire.now_us)
+    with pytest.raises(NoSuchTunnel):
+        relay.desk.terminate(b"n" * 16, wire.now_us)
+
+
+def test_a_payer_does_not_accept_its_own_request(tmp_path: Path, wire: Wire) -> None:
+    relay, guest = a_relay(tmp_path, wire, accept=Accept.HAND), Machine("guest", tmp_path, wire)
+    tunnel = guest.ask(relay)
+    with pytest.raises(InvalidState):
+        guest.desk.accept(tunnel, wire.now_us)
+    assert guest.row(tunnel).state is State.PENDING
+
+
+def test_who_is_refused_by_hand_hears_it_and_who_asks_again_hears_the_same(
+    tmp_path: Path, wire: Wire
+) -> None:
+    relay, guest = a_relay(tmp_path, wire, accept=Accept.HAND), Machine("guest", tmp_path, wire)
+    tunnel = guest.ask(relay)
+    wire.run(1)
+    relay.desk.on_request(guest.bundle, request_of(wire, tunnel_id=tunnel), wire.now_us)
+    assert [tag for tag, _ in answers(relay)] == [PENDING_TAG]
+    relay.desk.refuse(tunnel, wire.now_us)
+    relay.act()
+    wire.run(1)
+    assert (guest.row(tunnel).state, guest.row(tunnel).code) == (State.REFUSED, Code.DECLINED)
+    relay.desk.on_request(guest.bundle, request_of(wire, tunnel_id=tunnel), wire.now_us)
+    assert [(tag, answer.code) for tag, answer in answers(relay)] == [(REFUSED_TAG, "DECLINED")]
+
+
+def test_the_same_request_twice_is_one_tunnel_and_one_answer(tmp_path: Path, wire: Wire) -> None:
+    relay, guest = a_relay(tmp_path, wire), Machine("guest", tmp_path, wire)
+    body = request_of(wire)
+    relay.desk.on_request(guest.bundle, body, wire.now_us)
+    [first] = answers(relay)
+    relay.desk.on_request(guest.bundle, body, wire.now_us)
+    assert answers(relay) == [first]
+    assert first[0] == ACCEPTED_TAG
+    mallory = Machine("mallory", tmp_path, wire)
+    relay.desk.on_request(mallory.bundle, body, wire.now_us)
+    assert not relay.desk.actions, "who asks by somebody's name learns nothing"
+    relay.desk.on_request(guest.bundle, b"\xc1", wire.now_us)
+    relay.desk.on_request(b"short", body, wire.now_us)
+    assert relay.desk.counters["request for a tunnel that cannot be read"] == 2
+
+
+def test_no_more_wait_than_the_owner_can_look_through(tmp_path: Path, wire: Wire) -> None:
+    relay, guest = a_relay(tmp_path, wire, accept=Accept.HAND), Machine("guest", tmp_path, wire)
+    for number in range(MAX_WAITING):
+        relay.desk.on_request(
+            guest.bundle, request_of(wire, tunnel_id=number.to_bytes(16, "big")), wire.now_us
+        )
+    assert {tag for tag, _ in answers(relay)} == {PENDING_TAG}
+    relay.desk.on_request(guest.bundle, request_of(wire, tunnel_id=b"x" * 16), wire.now_us)
+    assert [(tag, answer.code) for tag, answer in answers(relay)] == [(REFUSED_TAG, "TARGET_FULL")]
+
+
+# ------------------------------------------------------------------ places, prices
+
+
+def test_who_carried_nothing_for_five_minutes_gives_way_and_nobody_else(tmp_path: Path, wire: Wire) -> None:
+    relay = a_relay(tmp_path, wire, max_tunnels=2)
+    one, two, three = (Machine(name, tmp_path, wire) for name in ("one", "two", "three"))
+    tunnels = [each.ask(relay) for each in (one, two)]
+    wire.run(1)
+    refused = three.ask(relay)
+    wire.run(1)
+    assert three.row(refused).code is Code.FULL
+    wire.run(310, 1_000_000)
+    wire.carry(one, relay, MB, MB)
+    wire.run(1)
+    accepted = three.ask(relay)
+    wire.run(1)
+    assert three.row(accepted).state is State.ACTIVE
+    assert one.row(tunnels[0]).state is State.ACTIVE
+    assert two.row(tunnels[1]).code is Code.GAVE_WAY
+
+
+@pytest.mark.parametrize(
+    ("price", "lifespan", "unit", "agreed"),
+    [
+        (50, 1000, Unit.GB, True), (49, 1000, Unit.GB, True), (51, 1000, Unit.GB, False),
+        (50, 1001, Unit.GB, False), (50, 1000, Unit.ZEQOND, False),
+    ],
+)  # fmt: skip
+def test_a_payer_agrees_to_what_it_asked_for_or_a_lower_price(
+    tmp_path: Path, wire: Wire, price: int, lifespan: int, unit: Unit, agreed: bool
+) -> None:
+    relay, guest = a_relay(tmp_path, wire, accept=Accept.HAND), Machine("guest", tmp_path, wire)
+    tunnel = guest.ask(relay)
+    wire.run()
+    terms = agree(unit, price, lifespan).encoded
+    answer = Answer(tunnel_id=tunnel, terms=terms, balance_zeq=0, min_required_zeq=0, left=5)
+    assert guest.desk.on_answer(ACCEPTED_TAG, relay.machine_id, encode(answer), wire.now_us) == answer
+    guest.act()
+    row = guest.row(tunnel)
+    assert (row.state, row.left) == (State.ACTIVE if agreed else State.REFUSED, 5)
+    assert row.code is (Code.NONE if agreed else Code.PRICE)
+
+
+def test_an_answer_that_is_none_is_counted(tmp_path: Path, wire: Wire) -> None:
+    relay, guest = a_relay(tmp_path, wire, accept=Accept.HAND), Machine("guest", tmp_path, wire)
+    tunnel = guest.ask(relay)
+    assert guest.desk.on_answer(ACCEPTED_TAG, relay.machine_id, b"", wire.now_us) is None
+    answer = Answer(tunnel_id=tunnel, terms=b"terms", balance_zeq=0, min_required_zeq=0, left=0)
+    guest.desk.on_answer(ACCEPTED_TAG, relay.machine_id, encode(answer), wire.now_us)
+    assert guest.desk.counters["answer to a request that cannot be read"] == 1
+    assert guest.row(tunnel).code is Code.PRICE
+
+
+def test_a_request_that_cannot_be_brought_has_lapsed(tmp_path: Path, wire: Wire) -> None:
+    relay, guest = a_relay(tmp_path, wire), Machine("guest", tmp_path, wire)
+    wire.loses = lambda _number: True
+    tunnel = guest.ask(relay)
+    guest.desk.undelivered(tunnel, wire.now_us)
+    guest.act()
+    assert (guest.row(tunnel).state, guest.row(tunnel).code) == (State.EXPIRED, Code.UNANSWERED)
+    assert guest.desk.deadline_us() == NEVER
+
+
+def test_who_does_not_come_gives_its_place_back(tmp_path: Path, wire: Wire) -> None:
+    relay, guest = a_relay(tmp_path, wire, max_tunnels=1), Machine("guest", tmp_path, wire)
+    relay.desk.on_request(guest.bundle, request_of(wire), wire.now_us)
+    relay.act()
+    wire.run(175)
+    assert relay.row(b"t" * 16).state is State.ACTIVE
+    wire.run(10)
+    assert (relay.row(b"t" * 16).state, relay.row(b"t" * 16).code) == (State.EXPIRED, Code.NEVER_CAME)
+    wire.run(40)
+    assert not relay.peers
+    assert relay.desk.deadline_us() == NEVER
