@@ -108,7 +108,7 @@ class PayeeSide(Side):
         """The row says what was there before today, so that a restart knows what strangers used today."""
         day = self._host.day(now_us)
         if self.row.day != day:
-            self.row = structs.replace(self.row, day=day, before_today=0)
+            self.row = structs.replace(self.row, day=day, before_today=self._charged)
             self._host.act(Save(self.row))
 
     def on_half(self, proposal: bytes) -> None:

@@ -47,7 +47,8 @@ async def _newest(books: Books | None, row: Row) -> bytes:
 
 
 def _worth(row: Row, raw: bytes) -> int:
+    """What its payer has used, as far as is known: by its newest voucher, or as the row has it."""
     if not raw:
-        return 0
+        return row.value
     voucher = vouchers.read(raw)
-    return row.agreed.amount(voucher.up + voucher.down, voucher.zeqonds)
+    return max(row.value, row.agreed.amount(voucher.up + voucher.down, voucher.zeqonds))

@@ -66,6 +66,7 @@ class TunnelOperations:
         """Ended here at once; then up to six seconds for the other side's word. Ended before: as it ended."""
         if row.ended:
             return row
+        await self._service.look()
         async with self._service.watch() as changes:
             row = self._service.desk.terminate(row.tunnel_id, boot_us())
             self._service.poke()

@@ -209,12 +209,16 @@ class Service:
                 self._look_again = trio.Event()
                 await self._look_again.wait()
             await trio.sleep(seconds)
-            await self._context.engine.refresh()
-            since = self._carried()
-            for machine_id in self.desk.in_use():
-                self._measure(machine_id)
-            self._wake.set()
-            seconds = _next_look(seconds, since)
+            seconds = _next_look(seconds, await self.look())
+
+    async def look(self) -> int:
+        """Have the desk know what all meters say now. Bytes since the last look, of who carried most."""
+        await self._context.engine.refresh()
+        since = self._carried()
+        for machine_id in self.desk.in_use():
+            self._measure(machine_id)
+        self._wake.set()
+        return since
 
     def _carried(self) -> int:
         """Bytes since the last look, of the peer that carried most."""

@@ -12,7 +12,7 @@ from node.settlement.life import Code, State
 from node.settlement.meters import EVERY_ZEQONDS, WINDOW_ZEQONDS
 from node.settlement.payer import BLIND_LEAST_BYTES
 from node.settlement.side import Measured
-from node.settlement.terms import GB, MILLIONTHS, Unit
+from node.settlement.terms import GB, MAX_LIFESPAN, MILLIONTHS, Unit
 from node.settlement.wire import encode
 from tests.node.settlement.market_kit import MB, Meter, Wire
 from tests.node.settlement.market_steps import agree_and_settled, begun, carry, losing, pair, spoiling
@@ -52,16 +52,18 @@ def test_a_half_that_is_lost_is_said_again(tmp_path: Path, wire: Wire, whose: st
     agree_and_settled(guest, relay, tunnel)
 
 
+@pytest.mark.parametrize("seconds", [5, 60])
 def test_a_payer_that_was_killed_when_only_the_payee_had_both_halves_gets_the_other(
-    tmp_path: Path, wire: Wire
+    tmp_path: Path, wire: Wire, seconds: int
 ) -> None:
+    """While the payee still waits, and when it has forgotten all but the ledger."""
     relay, guest, tunnel = begun(tmp_path, wire)
     guest.friends.add(relay.machine_id)
     relay.friends.add(guest.machine_id)
     carry(wire, guest, relay, 20)
     losing(wire, messages.Half, 10**6, relay)
     guest.terminate(tunnel)
-    wire.run(5)
+    wire.run(seconds)
     assert relay.row(tunnel).settled
     assert not guest.row(tunnel).settled
     guest.kill()
@@ -304,7 +306,10 @@ def test_by_time_nobody_pays_for_what_was_no_service(tmp_path: Path, wire: Wire)
     assert relay.credit.exposure(guest.machine_id) == row.zeqonds * MILLIONTHS
 
 
-def test_a_payee_that_heard_of_no_voucher_waits_for_it_until_they_meet(tmp_path: Path, wire: Wire) -> None:
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_payee_that_heard_of_no_voucher_waits_for_it_until_they_meet(
+    tmp_path: Path, wire: Wire, restarts: bool
+) -> None:
     relay, guest, tunnel = begun(tmp_path, wire)
     carry(wire, guest, relay, 3)
     wire.loses = lambda _number: True
@@ -312,9 +317,118 @@ def test_a_payee_that_heard_of_no_voucher_waits_for_it_until_they_meet(tmp_path:
     guest.terminate(tunnel)
     relay.terminate(tunnel)
     wire.run(60)
+    before = relay.row(tunnel)
+    assert before.carried == 6 * MB
+    if restarts:
+        relay.kill()
+        relay.start()
+        assert relay.row(tunnel) == before, "it is shown as it ended"
     wire.loses = lambda _number: False
     assert guest.row(tunnel).amount == 50 * MILLIONTHS
     again = guest.ask(relay)
     wire.run(10)
     assert relay.row(again).began_at
     assert agree_and_settled(guest, relay, tunnel).amount == 50 * MILLIONTHS
+    assert relay.credit.exposure(guest.machine_id) == relay.row(tunnel).value, "it is charged once"
+
+
+def test_what_ended_long_ago_is_no_peer_after_a_start(tmp_path: Path, wire: Wire) -> None:
+    relay, guest, _ = begun(tmp_path, wire)
+    carry(wire, guest, relay, 10)
+    guest.kill()
+    wire.run(1000 * 0.777 + 40, 1_000_000)
+    assert not relay.peers
+    for later_us, peers in ((0, {guest.machine_id}), (MAX_LIFESPAN * 777_000, set())):
+        wire.now_us += later_us
+        relay.kill()
+        relay.start()
+        assert relay.peers == peers
+
+
+def test_a_voucher_that_was_signed_when_the_payer_was_killed_is_shown_when_it_is_back(
+    tmp_path: Path, wire: Wire
+) -> None:
+    relay, guest, tunnel = begun(tmp_path, wire)
+    losing(wire, messages.Paid, 10**6)
+    carry(wire, guest, relay, 6)
+    guest.kill()
+    losing(wire, messages.Paid, 0)
+    guest.start()
+    wire.run(1)
+    raw = relay.ledger.raw_voucher(tunnel, given=False)
+    assert raw == guest.ledger.raw_voucher(tunnel, given=True) != b""
+
+
+def test_no_half_is_written_for_a_voucher_that_the_payee_does_not_have(tmp_path: Path, wire: Wire) -> None:
+    relay, guest, tunnel = begun(tmp_path, wire)
+    carry(wire, guest, relay, 10)
+    losing(wire, messages.Paid, 3)
+    guest.terminate(tunnel)
+    for _ in range(60):
+        wire.run(0.25)
+        if guest.ledger.half_of(tunnel) is not None:
+            raw = guest.ledger.raw_voucher(tunnel, given=True)
+            assert relay.ledger.raw_voucher(tunnel, given=False) == raw
+    agree_and_settled(guest, relay, tunnel)
+
+
+def test_a_relay_that_is_not_paid_forwards_nothing_also_where_it_is_a_payer_there(
+    tmp_path: Path, wire: Wire
+) -> None:
+    relay, guest, _ = begun(tmp_path, wire)
+    guest.desk.policy = relay.policy
+    back = relay.ask(guest)
+    wire.run(1)
+    assert guest.row(back).began_at
+    losing(wire, messages.Paid, 10**6, guest)
+    assert carry(wire, guest, relay, 40) <= 18
+
+
+def test_a_session_that_the_payee_forgot_gives_way_to_the_newest(tmp_path: Path, wire: Wire) -> None:
+    relay, guest = pair(tmp_path, wire)
+    losing(wire, messages.Open, 1)
+    tunnel = guest.ask(relay)
+    wire.run(0.25)
+    first = guest.row(tunnel).session
+    relay.kill()
+    relay.start()
+    wire.run(5)
+    assert relay.row(tunnel).began_at
+    assert guest.row(tunnel).session == relay.row(tunnel).session != first
+
+
+def test_loss_that_is_reported_stalls_nothing(tmp_path: Path, wire: Wire) -> None:
+    relay, guest, _ = begun(tmp_path, wire)
+    for _ in range(100):
+        assert wire.carry(guest, relay, MB // 2, 8 * MB)
+        relay.meters[guest.machine_id].sent += MB
+        relay.meters[guest.machine_id].lost += MB
+        wire.run(0.25)
+
+
+def test_a_long_fast_way_has_a_wider_window(tmp_path: Path, wire: Wire) -> None:
+    relay, guest, _ = begun(tmp_path, wire)
+    relay.meters[guest.machine_id].rtt_us = 1_000_000
+    losing(wire, messages.Paid, 10**6)
+    carried = 0
+    while wire.carry(guest, relay, 2 * MB, 8 * MB):
+        carried += 10 * MB
+        wire.run(0.25)
+    assert 80 * MB <= carried <= 105 * MB, "two round trips of 40 MB a second"
+
+
+def test_what_strangers_used_today_is_known_after_a_restart(tmp_path: Path, wire: Wire) -> None:
+    wire.now_us += 57_600_000_000 - 10_000_000  # ten seconds before midnight
+    relay, guest, tunnel = begun(tmp_path, wire)
+    carry(wire, guest, relay, 20)
+    wire.run(20)
+    carry(wire, guest, relay, 40)
+    losing(wire, messages.Paid, 10**6)
+    carry(wire, guest, relay, 5)
+    relay.terminate(tunnel)
+    day = relay.desk.day(wire.now_us)
+    used = relay.credit.today(day), relay.credit.exposure(guest.machine_id)
+    assert used[1] > used[0] >= 2 * MB
+    relay.kill()
+    relay.start()
+    assert (relay.credit.today(day), relay.credit.exposure(guest.machine_id)) == used
