@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from msgspec import structs
 
+from crypto.pulse import TAU_ZQ
 from node.settlement import vouchers
 from node.settlement import wire as messages
 from node.settlement.credit import Extended
@@ -59,7 +60,7 @@ def test_a_silent_payer_gets_a_window_then_nothing_and_after_three_minutes_the_e
     if unit is Unit.GB:
         assert 16 <= carried <= 18
     else:
-        assert abs(carried * 0.25 / 0.777 - WINDOW_ZEQONDS) <= 3
+        assert abs(carried * 0.25 / TAU_ZQ - WINDOW_ZEQONDS) <= 3
     assert not relay.open[guest.machine_id]
     assert guest.open[relay.machine_id], "its own gate is no protection"
     wire.run(170)
@@ -276,7 +277,7 @@ def test_a_payee_that_states_time_that_did_not_go_by_is_paid_by_our_clock(tmp_pa
     wire.run(10)
     given = guest.ledger.voucher(tunnel, given=True)
     assert given is not None
-    assert given.zeqonds <= 11 / 0.777 + SKEW_ZEQONDS
+    assert given.zeqonds <= 11 / TAU_ZQ + SKEW_ZEQONDS
 
 
 def test_a_relay_that_takes_one_voucher_and_leaves_has_what_it_carried(tmp_path: Path, wire: Wire) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from crypto.pulse import TAU_ZQ, ZEQOND_MS
 from node.settlement import wire as messages
 from node.settlement.life import Code, State
 from node.settlement.meters import EVERY_ZEQONDS, WINDOW_ZEQONDS
@@ -301,7 +302,7 @@ def test_by_time_nobody_pays_for_what_was_no_service(tmp_path: Path, wire: Wire)
     guest.terminate(tunnel)
     wire.run(2)
     row = agree_and_settled(guest, relay, tunnel)
-    served = (20 + 20 + 20) / 0.777 + WINDOW_ZEQONDS
+    served = (20 + 20 + 20) / TAU_ZQ + WINDOW_ZEQONDS
     assert served - EVERY_ZEQONDS - 4 <= row.zeqonds <= served + 4
     assert relay.credit.exposure(guest.machine_id) == row.zeqonds * MILLIONTHS
 
@@ -336,9 +337,9 @@ def test_what_ended_long_ago_is_no_peer_after_a_start(tmp_path: Path, wire: Wire
     relay, guest, _ = begun(tmp_path, wire)
     carry(wire, guest, relay, 10)
     guest.kill()
-    wire.run(1000 * 0.777 + 40, 1_000_000)
+    wire.run(1000 * TAU_ZQ + 40, 1_000_000)
     assert not relay.peers
-    for later_us, peers in ((0, {guest.machine_id}), (MAX_LIFESPAN * 777_000, set())):
+    for later_us, peers in ((0, {guest.machine_id}), (MAX_LIFESPAN * ZEQOND_MS * 1000, set())):
         wire.now_us += later_us
         relay.kill()
         relay.start()
