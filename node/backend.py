@@ -29,7 +29,7 @@ from node.api.backend import (
     TunnelInfo,
     TunnelRequest,
 )
-from node.api.faults import Claim, NotPermitted, SlugUnpinned
+from node.api.faults import Claim, NotFound, NotPermitted, SlugUnpinned
 from node.discovery import Discovery
 from node.keyex import errors as keyex_errors
 from node.keyex.directory import Directory
@@ -45,6 +45,7 @@ from node.tunnels.errors import NotParty, TargetRefused
 from node.tunnels.operations import TunnelOperations
 from node.tunnels.service import Service
 from node.tunnels.shown import identifier, zeq
+from node.vault.errors import BadPurpose
 from node.vault.errors import NotPermitted as VaultNotPermitted
 from node.vault.secrets import Secrets
 
@@ -218,6 +219,8 @@ class NodeBackend:
             return await secrets.get(purpose, by=secrets.owner)
         except VaultNotPermitted as error:
             raise NotPermitted(str(error)) from error
+        except BadPurpose as error:  # nothing can be there under such a name
+            raise NotFound(str(error)) from error
 
     # ------------------------------------------------------------------ tiers, events
 
