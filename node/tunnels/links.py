@@ -16,6 +16,7 @@ from node.logs import Log
 from node.peers import Peers
 from node.settlement.life import Role, Row
 from node.settlement.side import Measured
+from tun import addresses
 from tun.addresses import Address
 from tun.core import TunnelCore
 from tun.engine import Engine, boot_us, unix_us
@@ -64,13 +65,18 @@ class Links:
             return
         self._core.gate(machine_id, False)
         bundle, calls = KeyBundle.from_bytes(row.bundle), row.role is Role.PAYER
-        known = list(self._where(machine_id)) if calls else []  # as a listed machine; else it calls us
+        known = self._places(row) if calls else []  # as a listed machine; else it calls us
         peer = self._peers.rows[machine_id] = self._peers.new_row(bundle, "", b"", ())
         self._peers.lodged.add(machine_id)
         config = PeerConfig(bundle=bundle, name=peer.name, addresses=known, eager=calls)
         self._core.add_peer(config, [], boot_us())
         self._engine.poke()
         log.info("let in by a tunnel", machine=slug(machine_id), role=row.role)
+
+    def _places(self, row: Row) -> list[Address]:
+        """Where it was last, also before this start, then where it says that it is."""
+        last = [addresses.parse(row.place)] if row.place else []
+        return list(dict.fromkeys([*last, *self._where(row.partner)]))
 
     async def dismiss(self, machine_id: bytes) -> None:
         if machine_id not in self._peers.lodged:

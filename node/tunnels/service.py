@@ -42,9 +42,9 @@ from node.tunnels.offered import Offered
 from node.tunnels.post import Post
 from node.tunnels.store import TunnelStore
 from node.vault.secrets import Secrets
-from tun.addresses import Address
+from tun.addresses import Address, text
 from tun.engine import boot_us, unix_us
-from tun.events import Connected, Event, Noted
+from tun.events import Connected, Event, Noted, Roamed
 
 LOOK_SECONDS: Final = 0.5
 LEAST_LOOK_SECONDS: Final = 0.05
@@ -143,12 +143,20 @@ class Service:
             case Noted(machine_id, body):
                 self._notes.append((machine_id, body))
                 self._wake.set()
-            case Connected(machine_id):
+            case Connected(machine_id, address):
                 if machine_id in self.desk.partners():
+                    self._reached(machine_id, address)
                     self.desk.connected(machine_id, boot_us())
                     self.poke()
+            case Roamed(machine_id, _, address):
+                self._reached(machine_id, address)
+                self.poke()
             case _:
                 pass
+
+    def _reached(self, machine_id: bytes, address: Address | None) -> None:
+        if address is not None and "%" not in address[0]:  # a link has another number after a start
+            self.desk.reached(machine_id, text(address))
 
     async def _hear(self) -> None:
         """Notes; the meters first, as a statement may be about what they do not have yet."""
