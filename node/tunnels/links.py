@@ -10,6 +10,7 @@ partner in again. A peer by the owner's word is never shut out or dropped here; 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 from crypto.identity import KeyBundle, slug, ula
 from node.logs import Log
@@ -23,7 +24,18 @@ from tun.engine import Engine, boot_us, unix_us
 from tun.errors import TunError
 from tun.host import PeerConfig
 
+LOOK_SECONDS: Final = 0.5
+LEAST_LOOK_SECONDS: Final = 0.05
+LOOK_BYTES: Final = 4_000_000
+
 log = Log("tunnels")
+
+
+def next_look(seconds: float, carried: int) -> float:
+    """When to look at the meters again, so that some 4 MB are between two looks, within bounds."""
+    if not carried:
+        return LOOK_SECONDS
+    return min(LOOK_SECONDS, max(LEAST_LOOK_SECONDS, seconds * LOOK_BYTES / carried))
 
 
 class Links:
