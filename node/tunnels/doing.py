@@ -115,6 +115,8 @@ class Doer:
                 self._tell(action)
             case actions.Send(machine_id, body):
                 self._links.send(machine_id, body)
+            case actions.Call(machine_id):
+                self._links.call(machine_id)
             case actions.Dismiss(machine_id):
                 await self._links.dismiss(machine_id)
             case actions.Gate(machine_id, opened):

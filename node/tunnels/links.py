@@ -90,6 +90,13 @@ class Links:
         last = [addresses.parse(row.place)] if row.place else []
         return list(dict.fromkeys([*last, *self._where(row.partner)]))
 
+    def call(self, machine_id: bytes) -> None:
+        """A new session beside the one that there is, if it answers."""
+        peer = self._core.peers.get(machine_id)
+        if peer is not None:
+            peer.handshakes.connect(boot_us(), unix_us(), brief=True)
+            self._engine.poke()
+
     async def dismiss(self, machine_id: bytes) -> None:
         if machine_id not in self._peers.lodged:
             return
