@@ -5,7 +5,7 @@
     Greet Read                    the two ledgers show each other what they hold
     Tell                          an event sealed to the other machine, under its reply secret or listed
     Send                          a note in the tunnel; lost where there is no session, and then sent again
-    Admit Dismiss Gate            the peer of the tunnel
+    Admit Call Dismiss Gate       the peer of the tunnel
     Changed                       for whoever watches
 
 Nothing is done before what comes earlier is done and, where it is for the disk, on it.
@@ -96,6 +96,12 @@ class Admit(msgspec.Struct, frozen=True):
     row: Row
 
 
+class Call(msgspec.Struct, frozen=True):
+    """It does not answer in the session that there is: it may have lost it, so make a new one."""
+
+    machine_id: bytes
+
+
 class Dismiss(msgspec.Struct, frozen=True):
     """It is no peer any more, unless it is one by the owner's word."""
 
@@ -125,6 +131,7 @@ Action: TypeAlias = (
     | Tell
     | Send
     | Admit
+    | Call
     | Dismiss
     | Gate
     | Changed

@@ -124,6 +124,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     left        what the payee last said it still extends to us, millionths; None: it said nothing
     budget      what we mean to spend on it at most, millionths; None: no bound
     answer_to   the request, as it was made or came: it says how to answer
+    place       where the partner was last, "192.0.2.1:51777"; empty: there was no session yet
     spent       of a payer: its half is written, or about to be: no voucher comes after the one that it names
     settled     both halves stand in the ledger, or there is nothing to settle
     """
@@ -149,6 +150,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     left: int | None = None
     budget: int | None = None
     answer_to: bytes = b""
+    place: str = ""
     spent: bool = False
     settled: bool = False
 

@@ -8,6 +8,7 @@ from typing import Final
 NEVER: Final = 2**63 - 1
 FIRST_WAIT_US: Final = 1_000_000
 LONGEST_WAIT_US: Final = 16_000_000
+PATIENCE_US: Final = 4_000_000
 
 
 class _Waiting:
@@ -56,6 +57,10 @@ class Outbox:
                 each.due_us = now_us + each.wait_us
                 each.wait_us = min(2 * each.wait_us, LONGEST_WAIT_US)
         return bodies
+
+    def unheard(self) -> bool:
+        """Whether one of them was sent three times, in three seconds, and not answered."""
+        return any(each.wait_us > PATIENCE_US for each in self._waiting.values())
 
     def deadline_us(self) -> int:
         return min((each.due_us for each in self._waiting.values()), default=NEVER)

@@ -3,6 +3,7 @@
 Open ─▶ Opened      which session the vouchers name; one that the payee does not know (it was restarted in
                     between) is replaced by the newest
 Stated ─▶ Paid      until Kept
+no answer in 3 s    the payee may have lost the session with its process: it is called again
 ended: the last voucher, for the seeds' sum ─▶ Kept ─▶ Spend ─▶ Half ─▶ the payee's half: settled
 """
 
@@ -13,7 +14,7 @@ from typing import Final
 from msgspec import structs
 
 from node.settlement import blocks, vouchers
-from node.settlement.actions import Keep, Learn, Save, Send, Spend
+from node.settlement.actions import Call, Keep, Learn, Save, Send, Spend
 from node.settlement.blocks import BadBlock, Block
 from node.settlement.life import Code, Happening, Row
 from node.settlement.meters import LEAST_WINDOW_BYTES, WINDOW_ZEQONDS, OverMetered, Payer, Statement
@@ -23,6 +24,8 @@ from node.settlement.terms import Unit
 from node.settlement.vouchers import Voucher
 from node.settlement.wire import Ended, Half, Kept, Open, Opened, Paid, Stated, encode
 
+FIRST_CALL_WAIT_US: Final = 4_000_000
+LONGEST_CALL_WAIT_US: Final = 64_000_000
 BLIND_BYTES: Final = LEAST_WINDOW_BYTES
 BLIND_ZEQONDS: Final = WINDOW_ZEQONDS
 BLIND_LEAST_BYTES: Final = 65_536
@@ -44,6 +47,7 @@ class PayerSide(Side):
         self._half: Block | None = None  # ours, once it is on the disk
         self._payer: Payer | None = None
         self._measured = (0, 0)  # bytes, zeqonds
+        self._call_us, self._call_wait_us = 0, FIRST_CALL_WAIT_US
         self._blind_since: tuple[int, int, int] | None = None  # sent, received, zeqonds when something came
         if row.began_at:
             self._meter()
@@ -56,6 +60,13 @@ class PayerSide(Side):
                 self._open(session, now_us)
         elif self._raw and not self._kept and not self.row.settled:
             self._say(Paid(self._raw), now_us, "paid")  # after a start: it may not have it
+
+    def tick(self, now_us: int) -> None:
+        super().tick(now_us)
+        if self._outbox.unheard() and now_us >= self._call_us:
+            self._host.act(Call(self.row.partner))
+            self._call_us = now_us + self._call_wait_us
+            self._call_wait_us = min(2 * self._call_wait_us, LONGEST_CALL_WAIT_US)
 
     # ------------------------------------------------------------------ notes
 
@@ -88,6 +99,7 @@ class PayerSide(Side):
         if self._payer is None or self._payer.last is None or note.sequence < self._payer.last.sequence:
             return
         self._kept = note.sequence
+        self._call_wait_us = FIRST_CALL_WAIT_US
         self._outbox.done("paid")
         self._pay(now_us)
 

@@ -76,6 +76,12 @@ class Side:
             self.awake(now_us)
         self.connected(now_us)
 
+    def reached(self, place: str) -> None:
+        """Where the partner is now."""
+        if place != self.row.place and not self.row.settled:
+            self.row = structs.replace(self.row, place=place)
+            self._host.act(Save(self.row))
+
     def connected(self, now_us: int) -> None:
         """There is a session, or another one."""
         self._outbox.renew(now_us)

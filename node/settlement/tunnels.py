@@ -109,6 +109,11 @@ class Tunnels:
 
     # ------------------------------------------------------------------ the tunnel's peer
 
+    def reached(self, machine_id: bytes, place: str) -> None:
+        """It is at this address now; kept, so that a start finds it there."""
+        for side in self._with(machine_id):
+            side.reached(place)
+
     def connected(self, machine_id: bytes, now_us: int) -> None:
         """There is a session with it, or another one."""
         for side in self._with(machine_id):

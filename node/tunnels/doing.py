@@ -1,6 +1,8 @@
 """What the desk wants done, done: the disk first, then what may be said after it.
 
-    actions ─▶ one write for all Save and one for all Keep of the batch ─▶ each of the others, in order
+    actions ─▶ all Learn, one write for all Keep, one for all Save of the batch ─▶ the others, in order
+
+A row may say that its tunnel is settled, so it is written after the half that it says so for.
 
 While the disk refuses, nothing that comes after it happens, and no tunnel carries: what could not be written
 down would be carried for nothing.
@@ -35,9 +37,7 @@ AGAIN_SECONDS: Final = 2.0
 
 log = Log("tunnels")
 
-_ForLedger: TypeAlias = (
-    actions.Spend | actions.Earn | actions.Repeat | actions.Learn | actions.Greet | actions.Read
-)
+_ForLedger: TypeAlias = actions.Spend | actions.Earn | actions.Repeat | actions.Greet | actions.Read
 
 
 class Doer:
@@ -81,14 +81,15 @@ class Doer:
         """Comes back when all of it is on the disk, however long that takes."""
         rows = [each.row for each in batch if isinstance(each, actions.Save)]
         raws = [each.voucher for each in batch if isinstance(each, actions.Keep)]
-        if not rows and not raws:
+        halves = [each.block for each in batch if isinstance(each, actions.Learn)]
+        if not rows and not raws and not halves:
             return
         shut = False
         while True:
             try:
+                if self._books is not None:
+                    await self._write_down(self._books, halves, raws)
                 await self._disk.save(rows)
-                if raws and self._books is not None:
-                    await self._books.call(Ledger.keep, raws)
                 break
             except StorageFailed as error:
                 if not shut:
@@ -100,21 +101,27 @@ class Doer:
             log.info("the disk works again")
             self._desk.open_again()
 
+    async def _write_down(self, books: Books, halves: Iterable[bytes], raws: list[bytes]) -> None:
+        """In the ledger. Raises StorageFailed; a half that contradicts another is none of a disk's faults."""
+        for half in halves:
+            try:
+                await books.call(Ledger.learn, blocks.read(half))
+                self._shown()
+            except (PeerFault, BadBlock) as error:
+                self._desk.counters[f"ledger: {error}"] += 1
+        if raws:
+            await books.call(Ledger.keep, raws)
+
     async def _do(self, action: Action) -> None:
         match action:
-            case (
-                actions.Spend()
-                | actions.Earn()
-                | actions.Repeat()
-                | actions.Learn()
-                | actions.Greet()
-                | actions.Read()
-            ):
+            case actions.Spend() | actions.Earn() | actions.Repeat() | actions.Greet() | actions.Read():
                 await self._settle(action)
             case actions.Tell():
                 self._tell(action)
             case actions.Send(machine_id, body):
                 self._links.send(machine_id, body)
+            case actions.Call(machine_id):
+                self._links.call(machine_id)
             case actions.Dismiss(machine_id):
                 await self._links.dismiss(machine_id)
             case actions.Gate(machine_id, opened):
@@ -163,8 +170,6 @@ class Doer:
                 ours = await books.call(Ledger.answer_to, blocks.read(proposal))
                 if ours is not None:
                     self._links.send(machine_id, wire.encode(Half(tunnel_id, ours.raw)))
-            case actions.Learn(_, raw):
-                await books.call(Ledger.learn, blocks.read(raw))
             case actions.Greet(row):
                 self._show(row, await books.call(meeting.opening, _partner(row), self._entropy), True)
             case actions.Read(row, body):

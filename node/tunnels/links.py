@@ -10,19 +10,32 @@ partner in again. A peer by the owner's word is never shut out or dropped here; 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 from crypto.identity import KeyBundle, slug, ula
 from node.logs import Log
 from node.peers import Peers
 from node.settlement.life import Role, Row
 from node.settlement.side import Measured
+from tun import addresses
 from tun.addresses import Address
 from tun.core import TunnelCore
 from tun.engine import Engine, boot_us, unix_us
 from tun.errors import TunError
 from tun.host import PeerConfig
 
+LOOK_SECONDS: Final = 0.5
+LEAST_LOOK_SECONDS: Final = 0.05
+LOOK_BYTES: Final = 4_000_000
+
 log = Log("tunnels")
+
+
+def next_look(seconds: float, carried: int) -> float:
+    """When to look at the meters again, so that some 4 MB are between two looks, within bounds."""
+    if not carried:
+        return LOOK_SECONDS
+    return min(LOOK_SECONDS, max(LEAST_LOOK_SECONDS, seconds * LOOK_BYTES / carried))
 
 
 class Links:
@@ -64,13 +77,25 @@ class Links:
             return
         self._core.gate(machine_id, False)
         bundle, calls = KeyBundle.from_bytes(row.bundle), row.role is Role.PAYER
-        known = list(self._where(machine_id)) if calls else []  # as a listed machine; else it calls us
+        known = self._places(row) if calls else []  # as a listed machine; else it calls us
         peer = self._peers.rows[machine_id] = self._peers.new_row(bundle, "", b"", ())
         self._peers.lodged.add(machine_id)
         config = PeerConfig(bundle=bundle, name=peer.name, addresses=known, eager=calls)
         self._core.add_peer(config, [], boot_us())
         self._engine.poke()
         log.info("let in by a tunnel", machine=slug(machine_id), role=row.role)
+
+    def _places(self, row: Row) -> list[Address]:
+        """Where it was last, also before this start, then where it says that it is."""
+        last = [addresses.parse(row.place)] if row.place else []
+        return list(dict.fromkeys([*last, *self._where(row.partner)]))
+
+    def call(self, machine_id: bytes) -> None:
+        """A new session beside the one that there is, if it answers."""
+        peer = self._core.peers.get(machine_id)
+        if peer is not None:
+            peer.handshakes.connect(boot_us(), unix_us(), brief=True)
+            self._engine.poke()
 
     async def dismiss(self, machine_id: bytes) -> None:
         if machine_id not in self._peers.lodged:

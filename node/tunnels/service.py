@@ -10,7 +10,7 @@ Meters of peers that a tunnel uses are looked at twice a second, more often whil
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -36,19 +36,17 @@ from node.tunnels.disk import Disk, open_disk
 from node.tunnels.doing import Doer
 from node.tunnels.guarding import Guarding
 from node.tunnels.keys import Keys
-from node.tunnels.links import Links
+from node.tunnels.links import LOOK_SECONDS, Links, next_look
 from node.tunnels.loading import load
 from node.tunnels.offered import Offered
 from node.tunnels.post import Post
 from node.tunnels.store import TunnelStore
+from node.tunnels.summons import Summons
 from node.vault.secrets import Secrets
-from tun.addresses import Address
+from tun.addresses import Address, text
 from tun.engine import boot_us, unix_us
-from tun.events import Connected, Event, Noted
+from tun.events import Connected, Event, Noted, Roamed
 
-LOOK_SECONDS: Final = 0.5
-LEAST_LOOK_SECONDS: Final = 0.05
-LOOK_BYTES: Final = 4_000_000
 WATCHED_MAX: Final = 256
 LAST_MAX: Final = 256
 
@@ -86,6 +84,7 @@ class Service:
         self._liars = liars
         self._past = past
         self._keys = keys
+        self._summons = Summons(discovery, context.core, self.newest)
         self._wake = trio.Event()
         self._look_again = trio.Event()
         self._notes: list[tuple[bytes, bytes]] = []
@@ -104,6 +103,7 @@ class Service:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.post.run)
             nursery.start_soon(self._context.peers.guests.run)
+            nursery.start_soon(self._summons.run, list(self.desk.rows()))
             for tag in (wire.REQUEST_TAG, *wire.ANSWER_TAGS):
                 nursery.start_soon(self._listen, tag)
             nursery.start_soon(self._by_the_clock)
@@ -143,12 +143,20 @@ class Service:
             case Noted(machine_id, body):
                 self._notes.append((machine_id, body))
                 self._wake.set()
-            case Connected(machine_id):
+            case Connected(machine_id, address):
                 if machine_id in self.desk.partners():
+                    self._reached(machine_id, address)
                     self.desk.connected(machine_id, boot_us())
                     self.poke()
+            case Roamed(machine_id, _, address):
+                self._reached(machine_id, address)
+                self.poke()
             case _:
                 pass
+
+    def _reached(self, machine_id: bytes, address: Address | None) -> None:
+        if address is not None and "%" not in address[0]:  # a link has another number after a start
+            self.desk.reached(machine_id, text(address))
 
     async def _hear(self) -> None:
         """Notes; the meters first, as a statement may be about what they do not have yet."""
@@ -209,7 +217,7 @@ class Service:
                 self._look_again = trio.Event()
                 await self._look_again.wait()
             await trio.sleep(seconds)
-            seconds = _next_look(seconds, await self.look())
+            seconds = next_look(seconds, await self.look())
 
     async def look(self) -> int:
         """Have the desk know what all meters say now. Bytes since the last look, of who carried most."""
@@ -295,13 +303,6 @@ def _pass() -> None:
     """Where nobody wants to know."""
 
 
-def _next_look(seconds: float, carried: int) -> float:
-    """So that some 4 MB are between two looks, within bounds."""
-    if not carried:
-        return LOOK_SECONDS
-    return min(LOOK_SECONDS, max(LEAST_LOOK_SECONDS, seconds * LOOK_BYTES / carried))
-
-
 @asynccontextmanager
 async def open_service(
     context: Context,
@@ -315,7 +316,7 @@ async def open_service(
     core, peers = context.core, context.peers
     async with open_disk(context.config.node.state / "tunnels.db") as disk:
         post, liars, past = Post(discovery, replies), set[bytes](), dict[bytes, Row]()
-        links = Links(core, context.engine, peers, lambda machine_id: _where(post, discovery, machine_id))
+        links = Links(core, context.engine, peers, post.where)
         grants = await disk.call(TunnelStore.grants)
         offered = Offered(
             lambda: offering.own,
@@ -342,8 +343,3 @@ async def open_service(
         yield Service(
             context, discovery, desk, disk, books, links, post, offering, offered, liars, past, keys
         )
-
-
-def _where(post: Post, discovery: Discovery, machine_id: bytes) -> Sequence[Address]:
-    to = post.recipients.get(machine_id)
-    return discovery.links.addresses(to.endpoints) if to is not None else ()

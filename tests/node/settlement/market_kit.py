@@ -171,6 +171,8 @@ class Machine:
                 self.peers.add(row.partner)
                 self.meters.setdefault(row.partner, Meter())
                 self.wire.meet(self.machine_id, row.partner)
+            case actions.Call(machine_id):
+                self.wire.call(self.machine_id, machine_id)
             case actions.Dismiss(machine_id):
                 if machine_id not in self.friends:
                     self.peers.discard(machine_id)
@@ -357,9 +359,14 @@ class Wire:
 
     def meet(self, one: bytes, other: bytes) -> None:
         """A handshake, if there is no session, and each is a peer of the other."""
+        if not self.joined(one, other):
+            self.call(one, other)
+
+    def call(self, one: bytes, other: bytes) -> None:
+        """A handshake, if each is a peer of the other."""
         here, there = self.machines[one], self.machines[other]
         mutual = other in here.peers and one in there.peers
-        if here.alive and there.alive and mutual and not self.joined(one, other):
+        if here.alive and there.alive and mutual:
             self.rekey(one, other)
 
     def part(self, one: bytes, other: bytes) -> None:

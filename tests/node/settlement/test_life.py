@@ -109,7 +109,7 @@ def test_a_free_tunnel_has_nothing_to_settle() -> None:
 
 def test_a_row_is_laid_out_by_names() -> None:
     raw = life.to_bytes(a_row())
-    assert sha256(raw).hexdigest() == "af0a11acf22a081b50e20eab8780ad87ebf9d79640f2a9951a65455bf0c710de"
+    assert sha256(raw).hexdigest() == "f045827d9aaef65578d5ae91d0e31f3e0d44e76923f78eebe75c4b83447c1f01"
     fields = msgpack.unpackb(raw)
     assert (fields["version"], fields["role"], fields["state"]) == (1, "payer", "pending")
     assert life.from_bytes(msgpack.packb(fields | {"of_a_later_version": 1})) == a_row()
