@@ -124,6 +124,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     budget      what we mean to spend on it at most, millionths; None: no bound
     answer_to   the request, as it was made or came: it says how to answer
     spent       of a payer: its half is written, or about to be: no voucher comes after the one that it names
+    by_partner  the partner ended it, and not we
     settled     both halves stand in the ledger, or there is nothing to settle
     """
 
@@ -149,6 +150,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     budget: int | None = None
     answer_to: bytes = b""
     spent: bool = False
+    by_partner: bool = False
     settled: bool = False
 
     @cached_property

@@ -15,7 +15,7 @@ from msgspec import structs
 from node.settlement import blocks, vouchers
 from node.settlement.actions import Keep, Learn, Save, Spend
 from node.settlement.blocks import BadBlock, Block
-from node.settlement.life import Code, Happening, Row
+from node.settlement.life import Code, Happening, Row, State
 from node.settlement.meters import LEAST_WINDOW_BYTES, WINDOW_ZEQONDS, OverMetered, Payer, Statement
 from node.settlement.outbox import FIRST_WAIT_US
 from node.settlement.side import NEVER_CAME_ZEQONDS, Host, Measured, Side
@@ -30,7 +30,7 @@ BLIND_LEAST_BYTES: Final = 65_536
 is paid for, it takes less, in so much time; pings to a host that is off are less than that."""
 
 AGREED: Final = (Code.TERMINATED, Code.LIFESPAN, Code.BUDGET, Code.REPLACED)
-"""So a tunnel ends for the seeds' sum."""
+"""So a tunnel ends for the seeds' sum, if it is we who end it."""
 
 
 class PayerSide(Side):
@@ -165,8 +165,10 @@ class PayerSide(Side):
             self._sign(payer, False, now_us)
 
     def _sign(self, payer: Payer, last: bool, now_us: int) -> None:
-        """The seeds' sum where both ended it; else, as with a payee that cheats or puts us out, pro rata."""
-        fair = self.row.code in AGREED
+        """The seeds' sum where we ended it, or its time has come; else, as with a payee that cheats, puts us
+        out or leaves with the first voucher, pro rata."""
+        has_lived = self.row.state is State.EXPIRED
+        fair = self.row.code in AGREED and (has_lived or not self.row.by_partner)
         before = self._worth(payer.last)
         raw = payer.voucher(final=last and fair) if payer.owes() else None
         if raw is None:
