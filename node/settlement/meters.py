@@ -105,6 +105,10 @@ class Payer:
         up, down, zeqonds = self._counted()
         return self.last is not None or self.tunnel.terms.final(up + down, zeqonds) > 0
 
+    def brought(self) -> bool:
+        """Whether anything at all has come from the payee."""
+        return self._counted()[1] > 0
+
     def spent_up(self) -> bool:
         """Whether the next voucher would pass the budget, or what a tunnel may carry: time to end it."""
         up, down, zeqonds = self._counted()

@@ -166,9 +166,10 @@ class PayerSide(Side):
 
     def _sign(self, payer: Payer, last: bool, now_us: int) -> None:
         """The seeds' sum where we ended it, or its time has come; else, as with a payee that cheats, puts us
-        out or leaves with the first voucher, pro rata."""
+        out, leaves with the first voucher or has brought nothing, pro rata."""
         has_lived = self.row.state is State.EXPIRED
-        fair = self.row.code in AGREED and (has_lived or not self.row.by_partner)
+        agreed = self.row.code in AGREED and (has_lived or not self.row.by_partner)
+        fair = agreed and payer.brought()
         before = self._worth(payer.last)
         raw = payer.voucher(final=last and fair) if payer.owes() else None
         if raw is None:

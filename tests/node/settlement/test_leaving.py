@@ -59,3 +59,17 @@ def test_a_tunnel_that_has_lived_as_long_as_was_agreed_ends_in_agreement(tmp_pat
     row = agree_and_settled(guest, relay, tunnel)
     assert (row.state, row.amount) == (State.EXPIRED, 50 * MILLIONTHS) or row.code is Code.LIFESPAN
     assert row.amount == 50 * MILLIONTHS
+
+
+def test_who_ends_a_tunnel_in_which_nothing_ever_came_pays_for_no_begun_gigabyte(
+    tmp_path: Path, wire: Wire
+) -> None:
+    """It has waited long enough for a relay that takes all and sends nothing back."""
+    relay, guest, tunnel = begun(tmp_path, wire)
+    for _ in range(10):
+        assert wire.carry(guest, relay, 1_000_000, 0)
+        wire.run(0.5)
+    guest.terminate(tunnel)
+    wire.run(5)
+    row = agree_and_settled(guest, relay, tunnel)
+    assert row.amount == row.carried * 50 // 1000 < 1 * MILLIONTHS
