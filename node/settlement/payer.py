@@ -137,7 +137,8 @@ class PayerSide(Side):
         partner, us = self.row.partner, self._host.machine_id
         tunnel = self._tunnel(us, partner, self._host.signer.public)
         last = vouchers.read(self._raw) if self._raw else None
-        self._payer = Payer(tunnel, self._host.signer, last, resumed=self.resumed, budget=self.row.budget)
+        trusts = self.resumed and self.row.code not in (Code.OVER_METERED, Code.NOTHING_CARRIED)
+        self._payer = Payer(tunnel, self._host.signer, last, resumed=trusts, budget=self.row.budget)
 
     def _look(self, now_us: int) -> None:
         if not self.row.began_at:
