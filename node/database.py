@@ -37,6 +37,14 @@ class Database:
             connection = sqlite3.connect(
                 path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
+        return cls.over(connection, path, migrations)
+
+    @classmethod
+    def over(
+        cls, connection: sqlite3.Connection, path: Path, migrations: Sequence[Sequence[str]]
+    ) -> Database:
+        """The same over an open connection, which is closed where it fails: a simulation's disk is memory.
+        `path`: what errors call it."""
         connection.row_factory = sqlite3.Row
         database = cls(path, connection)
         try:

@@ -15,6 +15,7 @@ What lies between is missing, which `verify` says.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -66,6 +67,11 @@ class Ledger(Reading):
     def open(cls, path: Path, party: Party, signatures: Signatures) -> Ledger:
         """Open or create (0600), check, and bring to this program's version."""
         return cls(Database.open(path, MIGRATIONS), party, signatures)
+
+    @classmethod
+    def over(cls, connection: sqlite3.Connection, party: Party, signatures: Signatures) -> Ledger:
+        """In an open SQLite connection with isolation_level None: a simulation's disk is memory."""
+        return cls(Database.over(connection, Path("memory"), MIGRATIONS), party, signatures)
 
     def close(self) -> None:
         self._db.close()

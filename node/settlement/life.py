@@ -126,6 +126,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     answer_to   the request, as it was made or came: it says how to answer
     place       where the partner was last, "192.0.2.1:51777"; empty: there was no session yet
     spent       of a payer: its half is written, or about to be: no voucher comes after the one that it names
+    by_partner  the partner ended it, and not we
     settled     both halves stand in the ledger, or there is nothing to settle
     """
 
@@ -152,6 +153,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     answer_to: bytes = b""
     place: str = ""
     spent: bool = False
+    by_partner: bool = False
     settled: bool = False
 
     @cached_property

@@ -69,8 +69,6 @@ class Payer:
         self._budget = budget
         self._resumed = resumed
         self._sent_before, self._received_before = (last.up, last.down) if last else (0, 0)
-        if resumed:
-            self._sent_before += LEAST_WINDOW_BYTES
         self._sent = self._received = self._zeqonds = 0
         self._stated = Statement(0, 0, 0)
 
@@ -82,14 +80,20 @@ class Payer:
         """Raises OverMetered where more than a window is claimed that was never sent: end the tunnel, its
         meter is not to be trusted. Less than that may be our own meter, which is read now and then; it is
         paid when that has it. A clock ahead of ours is no fault, but we pay by our own."""
+        resumed, self._resumed = self._resumed, False
         sent = self._sent_before + self._sent
-        if statement.up > sent + LEAST_WINDOW_BYTES:
+        if statement.up > sent + (2 if resumed else 1) * LEAST_WINDOW_BYTES:
             raise OverMetered(f"{statement.up:,} bytes received of {sent:,} sent")
-        if self._resumed:
-            self._resumed = False
-            most = self._received_before + LEAST_WINDOW_BYTES
-            self._received_before = max(self._received_before, min(statement.down, most))
+        if resumed:
+            self._believe(statement)
         self._stated = Statement(*map(max, self._stated, statement))
+
+    def _believe(self, statement: Statement) -> None:
+        """What we may have measured and forgotten: both ways together no more than a window."""
+        up = min(max(0, statement.up - self._sent_before - self._sent), LEAST_WINDOW_BYTES)
+        down = max(0, statement.down - self._received_before - self._received)
+        self._sent_before += up
+        self._received_before += min(down, LEAST_WINDOW_BYTES - up)
 
     def due(self) -> bool:
         """Whether a voucher is due: there is enough that the last one does not cover."""
@@ -104,6 +108,10 @@ class Payer:
         """Whether there is anything to sign for."""
         up, down, zeqonds = self._counted()
         return self.last is not None or self.tunnel.terms.final(up + down, zeqonds) > 0
+
+    def brought(self) -> bool:
+        """Whether anything at all has come from the payee."""
+        return self._counted()[1] > 0
 
     def spent_up(self) -> bool:
         """Whether the next voucher would pass the budget, or what a tunnel may carry: time to end it."""

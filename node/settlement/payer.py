@@ -16,7 +16,7 @@ from msgspec import structs
 from node.settlement import blocks, vouchers
 from node.settlement.actions import Call, Keep, Learn, Save, Send, Spend
 from node.settlement.blocks import BadBlock, Block
-from node.settlement.life import Code, Happening, Row
+from node.settlement.life import Code, Happening, Row, State
 from node.settlement.meters import LEAST_WINDOW_BYTES, WINDOW_ZEQONDS, OverMetered, Payer, Statement
 from node.settlement.outbox import FIRST_WAIT_US
 from node.settlement.side import NEVER_CAME_ZEQONDS, Host, Measured, Side
@@ -33,7 +33,7 @@ BLIND_LEAST_BYTES: Final = 65_536
 is paid for, it takes less, in so much time; pings to a host that is off are less than that."""
 
 AGREED: Final = (Code.TERMINATED, Code.LIFESPAN, Code.BUDGET, Code.REPLACED)
-"""So a tunnel ends for the seeds' sum."""
+"""So a tunnel ends for the seeds' sum, if it is we who end it."""
 
 
 class PayerSide(Side):
@@ -150,7 +150,8 @@ class PayerSide(Side):
         partner, us = self.row.partner, self._host.machine_id
         tunnel = self._tunnel(us, partner, self._host.signer.public)
         last = vouchers.read(self._raw) if self._raw else None
-        self._payer = Payer(tunnel, self._host.signer, last, resumed=self.resumed, budget=self.row.budget)
+        trusts = self.resumed and self.row.code not in (Code.OVER_METERED, Code.NOTHING_CARRIED)
+        self._payer = Payer(tunnel, self._host.signer, last, resumed=trusts, budget=self.row.budget)
 
     def _look(self, now_us: int) -> None:
         if not self.row.began_at:
@@ -178,8 +179,11 @@ class PayerSide(Side):
             self._sign(payer, False, now_us)
 
     def _sign(self, payer: Payer, last: bool, now_us: int) -> None:
-        """The seeds' sum where both ended it; else, as with a payee that cheats or puts us out, pro rata."""
-        fair = self.row.code in AGREED
+        """The seeds' sum where we ended it, or its time has come; else, as with a payee that cheats, puts us
+        out, leaves with the first voucher or has brought nothing, pro rata."""
+        has_lived = self.row.state is State.EXPIRED
+        agreed = self.row.code in AGREED and (has_lived or not self.row.by_partner)
+        fair = agreed and payer.brought()
         before = self._worth(payer.last)
         raw = payer.voucher(final=last and fair) if payer.owes() else None
         if raw is None:

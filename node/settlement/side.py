@@ -133,6 +133,7 @@ class Side:
     def ended_there(self, code: Code, now_us: int) -> None:
         """The partner says that it is over."""
         if not self.row.ended:
+            self.row = structs.replace(self.row, by_partner=True)
             due = self.row.began_at and self._age(now_us) + SKEW_ZEQONDS >= self.row.agreed.lifespan_zeqonds
             happening = Happening.EXPIRE if due and code is Code.LIFESPAN else Happening.TERMINATE
             self.end(happening, code if code is not Code.NONE else Code.OTHER, now_us)

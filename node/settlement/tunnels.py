@@ -64,7 +64,8 @@ class Tunnels:
         self._past = past
         self._offset_us = unix_offset_us
         self._pending: dict[bytes, Row] = {}
-        self._sides: dict[bytes, Side] = {}  # accepted; ended, until they are settled
+        self._sides: dict[bytes, Side] = {}  # accepted; ended, while something is waited for
+        self._asleep: dict[bytes, Side] = {}  # ended and not settled, until the two meet again
         self._over: dict[bytes, Row] = {}  # the last few, which may not be on the disk yet
         self._look_us = NEVER
 
@@ -77,18 +78,19 @@ class Tunnels:
             side = self._sides[row.tunnel_id] = self._side(row, now_us, True, raw)
             if not row.ended or self.zeqond(now_us) - row.ended_at <= MAX_LIFESPAN:
                 side.admit(now_us)
+            self._place(side)
         self._look_us = now_us
 
     def row(self, tunnel_id: bytes) -> Row | None:
         """With what was signed for so far; None for one that never was."""
-        side = self._sides.get(tunnel_id)
+        side = self._find(tunnel_id)
         if side is not None:
             return side.with_figures()
         return self._pending.get(tunnel_id) or self._over.get(tunnel_id) or self._past(tunnel_id)
 
     def rows(self) -> list[Row]:
         """All that are not over and settled."""
-        return [*self._pending.values(), *[side.with_figures() for side in self._sides.values()]]
+        return [*self._pending.values(), *[side.with_figures() for side in self._all()]]
 
     def terminate(self, tunnel_id: bytes, now_us: int) -> Row:
         """Raises NoSuchTunnel. Of one that has ended: as it ended. Who calls it has just told what its peer's
@@ -96,7 +98,7 @@ class Tunnels:
         waiting = self._waiting(tunnel_id, now_us)
         if waiting is not None:
             return self._drop(waiting, Happening.TERMINATE, Code.TERMINATED, now_us)
-        side = self._sides.get(tunnel_id)
+        side = self._find(tunnel_id)
         if side is None:
             past = self.row(tunnel_id)
             if past is None:
@@ -116,9 +118,10 @@ class Tunnels:
 
     def connected(self, machine_id: bytes, now_us: int) -> None:
         """There is a session with it, or another one."""
+        for side in [each for each in self._asleep.values() if each.row.partner == machine_id]:
+            side.awake(now_us)
+            self._place(side)
         for side in self._with(machine_id):
-            if side.row.ended and side.done_us == NEVER:
-                side.awake(now_us)
             side.connected(now_us)
         self._flush(now_us)
 
@@ -129,9 +132,10 @@ class Tunnels:
         except PeerFault:
             self.counters["note that cannot be read"] += 1
             return
-        side = self._sides.get(_names(note))
+        side = self._find(_names(note))
         if side is not None and side.row.partner == machine_id:
             self._pass_on(side, note, now_us)
+            self._place(side)
         elif isinstance(note, wire.End):  # over and settled, or lost with our disk: it need not ask again
             self.act(Send(machine_id, wire.encode(wire.Ended(note.tunnel_id))))
         elif isinstance(note, wire.Half):  # the same: it did not hear our half
@@ -172,26 +176,25 @@ class Tunnels:
 
     def halved(self, tunnel_id: bytes, block: bytes, now_us: int) -> None:
         """Our half of this tunnel stands in the ledger."""
-        side = self._sides.get(tunnel_id)
+        side = self._find(tunnel_id)
         if isinstance(side, PayerSide | PayeeSide):
             side.halved(block, now_us)
         self._flush(now_us)
 
     def not_halved(self, tunnel_id: bytes, now_us: int) -> None:
         """The ledger does not sign our half yet: the partner has not shown what it holds of our chain."""
-        side = self._sides.get(tunnel_id)
+        side = self._find(tunnel_id)
         if isinstance(side, PayerSide):
             side.not_halved(now_us)
 
     def open_again(self) -> None:
         """Gates that somebody else has shut are as the tunnels have them again."""
         for side in self._sides.values():
-            if not side.dormant:
-                side.gate()
+            side.gate()
 
     def partners(self) -> set[bytes]:
         """machine_ids with which there is a tunnel that has not ended, or is not settled."""
-        return {side.row.partner for side in self._sides.values()}
+        return {side.row.partner for side in self._all()}
 
     def in_use(self) -> set[bytes]:
         """machine_ids of partners whose meters matter now."""
@@ -208,24 +211,20 @@ class Tunnels:
 
     def deadline_us(self) -> int:
         """When `tick` next has something to do."""
-        if not self._pending and all(side.dormant for side in self._sides.values()):
+        if not self._pending and not self._sides:
             return NEVER
-        soonest = min(
-            (side.deadline_us() for side in self._sides.values() if not side.dormant), default=NEVER
-        )
-        return min(self._look_us, soonest)
+        return min(self._look_us, *[side.deadline_us() for side in self._sides.values()], NEVER)
 
     def _flush(self, now_us: int) -> None:
         """What sides have to send, and which of them are over."""
         for tunnel_id, side in list(self._sides.items()):
-            if side.dormant:
-                continue
             side.tick(now_us)
             if side.row.ended and (side.closed or now_us >= side.done_us):
                 side.give_up()
+                self._place(side)
                 if side.row.settled:
-                    self._forget(self._sides.pop(tunnel_id).row)
-                if all(each.dormant for each in self._with(side.row.partner)):
+                    self._forget(self._asleep.pop(tunnel_id).row)
+                if not self._with(side.row.partner):
                     self.act(Dismiss(side.row.partner))
         self._look_us = min(self._look_us, now_us + LOOK_US)
 
@@ -257,7 +256,20 @@ class Tunnels:
 
     # ------------------------------------------------------------------ inside
 
+    def _find(self, tunnel_id: bytes) -> Side | None:
+        return self._sides.get(tunnel_id) or self._asleep.get(tunnel_id)
+
+    def _place(self, side: Side) -> None:
+        """What sleeps is looked at when the two meet, and costs nothing else."""
+        here, there = (self._asleep, self._sides) if side.dormant else (self._sides, self._asleep)
+        there.pop(side.row.tunnel_id, None)
+        here[side.row.tunnel_id] = side
+
+    def _all(self) -> list[Side]:
+        return [*self._sides.values(), *self._asleep.values()]
+
     def _with(self, machine_id: bytes) -> list[Side]:
+        """Those that are not asleep."""
         return [side for side in self._sides.values() if side.row.partner == machine_id]
 
     def _side(self, row: Row, now_us: int, resumed: bool, raw: bytes = b"") -> PayerSide | PayeeSide:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from node.errors import Usage
 from simulations import scenario
+from simulations.market.cli import cheaters
 
 command = App(
     name="sim",
@@ -164,6 +165,9 @@ def list_(*, as_json: Json = False) -> None:
     for row in rows:
         table.add_row(str(row["name"]), f"{row['nodes']:,}", str(row["minutes"]), str(row["about"]))
     Console().print(table)
+
+
+command.command(cheaters)
 
 
 def _growth(reports: list[dict[str, Any]]) -> list[tuple[bool | None, str]]:
