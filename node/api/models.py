@@ -110,6 +110,7 @@ Purpose = Annotated[
     AfterValidator(_short),
 ]
 Amount = Annotated[int, Field(ge=0, le=MAX_AMOUNT)]
+Places = Annotated[int, Field(ge=1, le=MAX_AMOUNT)]
 AmountText = Annotated[Amount, BeforeValidator(_number)]
 Claimed = Annotated[int, Field(ge=0, le=MAX_CLAIM)]
 NotYet = Annotated[bool, AfterValidator(_false), WithJsonSchema({"type": "boolean", "const": False})]
@@ -148,7 +149,7 @@ class MarketListing(Asked):
     slug: Slug
     price_per_gb_zeq: Amount
     price_per_zeqond_zeq: Amount
-    max_concurrent_tunnels: Amount
+    max_concurrent_tunnels: Places
     accept_country_classes: Classes
     country: Annotated[str, Field(pattern="^([A-Z]{2})?$", description="Where it stands, if it says so.")] = (
         ""

@@ -306,6 +306,7 @@ async def test_filters_that_mean_nothing(api: Api, query: str) -> None:
         {"price_per_gb_zeq": 10**9 + 1},
         {"price_per_zeqond_zeq": 0.5},
         {"max_concurrent_tunnels": True},
+        {"max_concurrent_tunnels": 0},
         {"accept_country_classes": []},
         {"accept_country_classes": ["EU"] * 2},
         {"accept_country_classes": [f"A{chr(65 + at)}" for at in range(17)]},
