@@ -68,16 +68,12 @@ class Market:
 
     def connect(self) -> str:
         """A new tunnel that carries; its id. Who has just started may not have found the mesh yet."""
-        said: list[str] = []
-
-        def connected() -> dict[str, Any] | None:
-            done = self.guest.command("connect", self.name, "--json")
-            said.append(done.stderr)
-            assert done.returncode in (0, Unreachable.exit_code), done.stderr
-            return json.loads(done.stdout) if done.returncode == 0 else None
-
-        made = eventually(connected, SOON, f"connected: {said}")
-        assert made is not None
+        until = time.monotonic() + SOON
+        while (done := self.guest.command("connect", self.name, "--json")).returncode:
+            assert done.returncode == Unreachable.exit_code, done.stderr
+            assert time.monotonic() < until, done.stderr
+            time.sleep(0.5)
+        made = json.loads(done.stdout)
         assert (made["state"], made["carrying"]) == ("active", True)
         return str(made["id"])
 
