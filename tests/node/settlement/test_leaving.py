@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from crypto.pulse import TAU_ZQ
 from node.settlement import wire as messages
 from node.settlement.life import Code, State
 from node.settlement.terms import MILLIONTHS
@@ -48,7 +49,7 @@ def test_a_tunnel_that_has_lived_as_long_as_was_agreed_ends_in_agreement(tmp_pat
     """Whichever of the two says it first."""
     relay, guest, tunnel = begun(tmp_path, wire)
     carry(wire, guest, relay, 10)
-    wire.run(1000 * 0.777 - 5)
+    wire.run(1000 * TAU_ZQ - 5)
     assert not guest.row(tunnel).ended
     wire.run(4)
     while not guest.row(tunnel).ended:

@@ -180,8 +180,16 @@ class Market(RuleBasedStateMachine):
             figures = (paid.amount, paid.carried, paid.zeqonds)
             if paid.amount or earned.amount:
                 assert figures == (earned.amount, earned.carried, earned.zeqonds)
-                if paid.code in AGREED and self.budgets[tunnel] is None:
+                if paid.code in AGREED and self.budgets[tunnel] is None and self._brought(payer, paid):
                     assert paid.amount == paid.agreed.final(paid.carried, paid.zeqonds)
+
+    def _brought(self, payer: Machine, paid: Row) -> bool:
+        """Whether the relay has brought anything, as the payer's last voucher says, and did not leave early:
+        only then is it the seeds' sum."""
+        if not payer.alive or (paid.by_partner and paid.state is not State.EXPIRED):
+            return False
+        last = payer.ledger.voucher(paid.tunnel_id, given=True)
+        return last is not None and last.down > 0
 
     @invariant()
     def no_pair_makes_money(self) -> None:
