@@ -80,7 +80,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Api]]:
         nodes = {}
         for name in TOWNS:
             dht = {"lan": False, "seeds": seeds if name != "seed" else []}
-            nodes[name] = Node(lab.host(name), folder, {"dht": dht, "relay": {"accept": "hand"}})
+            nodes[name] = Node(lab.host(name), folder, {"dht": dht, "relay": {"accept": "hand"}, "api": {}})
         try:
             for node in nodes.values():
                 node.start()

@@ -95,7 +95,7 @@ def curl(node: Node, token: str) -> str:
 
 def test_the_story(tmp_path: Path) -> None:
     with Lab.from_toml(TWO) as lab:
-        nodes = {name: Node(lab.host(name), tmp_path) for name in ("home", "cafe")}
+        nodes = {name: Node(lab.host(name), tmp_path, {"api": {}}) for name in ("home", "cafe")}
         invitation = identifier = ""
         for where, command in STORY:
             node = nodes[where]
