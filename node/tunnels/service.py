@@ -86,7 +86,8 @@ class Service:
         self._keys = keys
         self._summons = Summons(discovery, context.core, self.newest)
         self._wake = trio.Event()
-        self._look_again = trio.Event()
+        self._in_use = trio.Event()
+        self._nap = trio.CancelScope()
         self._notes: list[tuple[bytes, bytes]] = []
         self._last: dict[bytes, Row] = {}  # of tunnels that have ended, the newest 256
         self._steps: dict[bytes, tuple[State, bool]] = {}
@@ -115,11 +116,12 @@ class Service:
                 self._wake = trio.Event()
                 await self._hear()
                 await self._doer.do()
+                self._set_alarm()
 
     def poke(self) -> None:
         """After a call into the desk from elsewhere: have done what it wants."""
         self._wake.set()
-        self._look_again.set()
+        self._in_use.set()
 
     def newest(self, row: Row) -> Row:
         """What has become of it."""
@@ -214,8 +216,8 @@ class Service:
         seconds = LOOK_SECONDS
         while True:
             while not self.desk.in_use():
-                self._look_again = trio.Event()
-                await self._look_again.wait()
+                self._in_use = trio.Event()
+                await self._in_use.wait()
             await trio.sleep(seconds)
             seconds = next_look(seconds, await self.look())
 
@@ -246,15 +248,17 @@ class Service:
 
     async def _by_the_clock(self) -> None:
         while True:
-            now = boot_us()
-            due = self.desk.deadline_us()
-            if due <= now:
-                self.desk.tick(now)
-                self._wake.set()
-                continue
-            self._look_again = trio.Event() if self._look_again.is_set() else self._look_again
-            with trio.move_on_after(min(max(0, due - now) / 1e6, 30.0)):
-                await self._look_again.wait()
+            with trio.CancelScope() as self._nap:
+                self._set_alarm()
+                await trio.sleep_forever()
+            self.desk.tick(boot_us())
+            self._wake.set()
+
+    def _set_alarm(self) -> None:
+        """For the desk's next deadline, which whatever was done may have moved; 30 s at most, as it may
+        lie further off than a clock can tell."""
+        wait_s = max(0, self.desk.deadline_us() - boot_us()) / 1e6
+        self._nap.deadline = trio.current_time() + min(wait_s, 30.0)
 
     # ------------------------------------------------------------------ who watches
 
