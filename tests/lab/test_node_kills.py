@@ -261,9 +261,6 @@ def test_stopped_and_started_again_it_goes_on(name: str, market: Market) -> None
     assert verify(market) == (1, 1)
 
 
-@pytest.mark.skipif(
-    not SOAK, reason="half a minute of silence: in a soak; kills and restarts say nearly as much"
-)
 def test_a_relay_that_cannot_be_reached_for_a_while(market: Market) -> None:
     """Its link is cut: nobody says goodbye, and nobody ends it."""
     tunnel = market.connect()
