@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from typing import Final, NamedTuple, Protocol
 
@@ -51,7 +52,7 @@ class Host(Protocol):
     def newest(self, machine_id: bytes) -> bytes: ...
 
 
-class Side:
+class Side(ABC):
     """One end. `resumed`: the tunnel is older than this process."""
 
     def __init__(self, host: Host, row: Row, resumed: bool) -> None:
@@ -182,25 +183,25 @@ class Side:
 
     # ------------------------------------------------------------------ for the two roles
 
+    @abstractmethod
     def _measure(self, own: Measured, now_us: int) -> None:
         """By our own meter, since the tunnel began or since this start."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _look(self, now_us: int) -> None:
         """While it is active: what time alone may have made due."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _close(self, now_us: int) -> None:
         """It has ended after it had begun: what is still to be signed and answered."""
-        raise NotImplementedError
 
     def _has_come_to_nothing(self) -> bool:
         """There is no voucher, and none will come."""
         return self._figures()[0] is None
 
+    @abstractmethod
     def _figures(self) -> tuple[Voucher | None, int, int]:
         """The last voucher, and by our own meter bytes and zeqonds."""
-        raise NotImplementedError
 
     # ------------------------------------------------------------------ inside
 
