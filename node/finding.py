@@ -19,7 +19,7 @@ from node.control import Asker
 from node.discovery import Discovery
 from node.errors import Unreachable, Usage
 from node.offering import Offering, described
-from node.operations import Arguments, Operation, Result
+from node.operations import Arguments, Operation, Result, required
 from node.peers import unix_now
 from node.probing import Probing, is_due
 from node.status import Status
@@ -125,7 +125,7 @@ class Finding:
     # ------------------------------------------------------------------ machines
 
     async def _on_lookup(self, arguments: Arguments, asker: Asker) -> Result:
-        wanted = _text(arguments, "machine")
+        wanted = required(arguments, "machine")
         row = self._known(wanted)
         if row is not None:
             await asker(f"looking up {row.name}")
@@ -194,7 +194,7 @@ class Finding:
     # ------------------------------------------------------------------ tags
 
     async def _on_tags_tail(self, arguments: Arguments, asker: Asker) -> Result:
-        await asker.watch(self._heard(_text(arguments, "tag")))
+        await asker.watch(self._heard(required(arguments, "tag")))
         return {}
 
     async def _heard(self, pattern: str) -> AsyncGenerator[Result, None]:
@@ -224,7 +224,7 @@ class Finding:
         return next((row.name for row in rows if row.bundle[:32] == ed25519), None)
 
     async def _on_tags_publish(self, arguments: Arguments, _asker: Asker) -> Result:
-        tag, text = _text(arguments, "tag"), _text(arguments, "text")
+        tag, text = required(arguments, "tag"), required(arguments, "text")
         return {"tag": tag, "subscribers_notified": self._discovery.publish_tag(tag, text.encode())}
 
 
@@ -256,10 +256,3 @@ def _offer(listing: Listing, own: bytes, name: str | None) -> Result:
         "rtt_ms": round(checked.rtt_us / 1000, 1) if checked is not None and checked.rtt_us else None,
         "checked": checked.unix if checked is not None else None,
     }
-
-
-def _text(arguments: Arguments, key: str) -> str:
-    value = arguments.get(key)
-    if not isinstance(value, str) or not value:
-        raise Usage(f"this needs {key!r}")
-    return value

@@ -94,10 +94,10 @@ class Operations:
         }
 
     async def _on_revoke(self, arguments: Arguments, _progress: Progress) -> Result:
-        return _invitation(await self._invitations.revoke(_text(arguments, "id")))
+        return _invitation(await self._invitations.revoke(required(arguments, "id")))
 
     async def _on_join(self, arguments: Arguments, progress: Progress) -> Result:
-        row = await self._joining.join(_text(arguments, "invitation"), progress)
+        row = await self._joining.join(required(arguments, "invitation"), progress)
         return {
             "name": row.name,
             "slug": slug(row.machine_id),
@@ -106,7 +106,7 @@ class Operations:
         }
 
     async def _on_up(self, arguments: Arguments, progress: Progress) -> Result:
-        row = self._peers.of_owner(self._peers.find(_text(arguments, "peer")))
+        row = self._peers.of_owner(self._peers.find(required(arguments, "peer")))
         async with self._peers.watch() as watcher:
             row = await self._peers.enable(row, True)
             self._call(row)
@@ -119,23 +119,23 @@ class Operations:
         return self._status.peer(row)
 
     async def _on_down(self, arguments: Arguments, _progress: Progress) -> Result:
-        row = self._peers.of_owner(self._peers.find(_text(arguments, "peer")))
+        row = self._peers.of_owner(self._peers.find(required(arguments, "peer")))
         row = await self._peers.enable(row, False)
         return self._status.peer(row)
 
     async def _on_forget(self, arguments: Arguments, _progress: Progress) -> Result:
-        row = self._peers.of_owner(self._peers.find(_text(arguments, "peer")))
+        row = self._peers.of_owner(self._peers.find(required(arguments, "peer")))
         await self._peers.forget(row)
         await self._invitations.load()  # the ones that it used are revoked now
         return {"name": row.name}
 
     async def _on_rename(self, arguments: Arguments, _progress: Progress) -> Result:
-        row = self._peers.of_owner(self._peers.find(_text(arguments, "peer")))
-        return {"name": (await self._peers.rename(row, _text(arguments, "name"))).name, "was": row.name}
+        row = self._peers.of_owner(self._peers.find(required(arguments, "peer")))
+        return {"name": (await self._peers.rename(row, required(arguments, "name"))).name, "was": row.name}
 
     async def _on_ping(self, arguments: Arguments, _progress: Progress) -> Result:
         """One round trip through the tunnel, node to node: authentic, and no firewall's business."""
-        row = self._peers.find(_text(arguments, "peer"))
+        row = self._peers.find(required(arguments, "peer"))
         timeout = arguments.get("timeout_s", PING_SECONDS)
         if not isinstance(timeout, int | float) or not 0 < timeout <= MAX_PING_SECONDS:
             raise Usage("a ping waits for more than 0 and at most 60 seconds")
@@ -176,7 +176,8 @@ class Operations:
             self._engine.poke()
 
 
-def _text(arguments: Arguments, key: str) -> str:
+def required(arguments: Arguments, key: str) -> str:
+    """The text under `key`, that is not empty. Raises Usage."""
     value = arguments.get(key)
     if not isinstance(value, str) or not value:
         raise Usage(f"this needs {key!r}")

@@ -27,7 +27,6 @@ from node.forks import Forks
 from node.keyex.directory import Directory
 from node.keyex.peer_seed import PeerSeeds
 from node.keyex.service import KeyExchange
-from node.logs import Log
 from node.mesh import Mesh
 from node.operations import Operation
 from node.peers import unix_now
@@ -45,8 +44,6 @@ from node.vault.operations import VaultOperations
 from node.vault.secrets import Secrets, open_secrets
 from node.witnesses import Witnesses
 from tun.events import Event
-
-log = Log("node")
 
 
 class Services:

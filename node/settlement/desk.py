@@ -200,11 +200,9 @@ class Desk(Tunnels):
             if side.row.role is row.role and not side.row.ended:
                 side.end(Happening.TERMINATE, Code.REPLACED, now_us)
         row = self._start(row, now_us)
+        self._sides[row.tunnel_id].admit(now_us)
         if row.role is Role.PAYEE:
-            self._sides[row.tunnel_id].admit(now_us)
             self._answer(row, now_us)
-        else:
-            self._sides[row.tunnel_id].admit(now_us)
         self._flush(now_us)
         return row
 

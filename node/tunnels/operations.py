@@ -12,7 +12,7 @@ from crypto.pulse import ZEQOND_MS
 from node.context import Context
 from node.control import Asker
 from node.errors import Usage
-from node.operations import Arguments, Operation, Result
+from node.operations import Arguments, Operation, Result, required
 from node.settlement.life import InvalidState, Row, State
 from node.settlement.terms import LEAST_LIFESPAN, MAX_LIFESPAN, MILLIONTHS, Unit
 from node.settlement.tunnels import NoSuchTunnel
@@ -41,7 +41,7 @@ class TunnelOperations:
 
     async def _on_connect(self, arguments: Arguments, asker: Asker) -> Result:
         unit, lifespan, budget = _wanted(arguments)
-        row, _ = await self._connecting.request(_text(arguments, "target"), unit, lifespan, budget, asker)
+        row, _ = await self._connecting.request(required(arguments, "target"), unit, lifespan, budget, asker)
         row = await self._connecting.answered(row)
         if row.state is State.PENDING and arguments.get("wait") is False:
             return self._described(row)
@@ -59,7 +59,7 @@ class TunnelOperations:
         return row
 
     async def _on_disconnect(self, arguments: Arguments, asker: Asker) -> Result:
-        row = await self.find(_text(arguments, "tunnel"))
+        row = await self.find(required(arguments, "tunnel"))
         return self._described(await self.terminate(row, asker))
 
     async def terminate(self, row: Row, asker: Any = None) -> Row:
@@ -99,7 +99,7 @@ class TunnelOperations:
             await trio.sleep(WATCH_SECONDS)
 
     async def _on_tunnel_decide(self, arguments: Arguments, _asker: Asker) -> Result:
-        row = await self.find(_text(arguments, "tunnel"))
+        row = await self.find(required(arguments, "tunnel"))
         return self._described(await self.decide(row, arguments.get("accept") is True))
 
     async def decide(self, row: Row, accept: bool) -> Row:
@@ -118,7 +118,7 @@ class TunnelOperations:
 
     async def _on_credit(self, arguments: Arguments, _asker: Asker) -> Result:
         """What is extended to one machine; without an amount: as to any other again."""
-        text, amount = _text(arguments, "machine"), arguments.get("zeq")
+        text, amount = required(arguments, "machine"), arguments.get("zeq")
         machine_id = self._context.peers.machine_of(text) or await self._partner(text)
         if amount is not None and (type(amount) is not int or not 0 <= amount <= MAX_ZEQ):
             raise Usage(f"the amount is a whole number of ZEQ from 0 to {MAX_ZEQ}")
@@ -176,10 +176,3 @@ def _wanted(arguments: Arguments) -> tuple[Unit, int, int | None]:
     if budget is not None and (type(budget) is not int or not 0 < budget <= MAX_ZEQ):
         raise Usage("--budget is a whole number of ZEQ above 0")
     return Unit(unit), lifespan, budget * MILLIONTHS if budget is not None else None
-
-
-def _text(arguments: Arguments, key: str) -> str:
-    value = arguments.get(key)
-    if not isinstance(value, str) or not value:
-        raise Usage(f"this needs {key!r}")
-    return value

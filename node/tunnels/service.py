@@ -269,7 +269,9 @@ class Service:
         if row.ended:
             self._last[row.tunnel_id] = row
             if len(self._last) > LAST_MAX:
-                del self._last[next(iter(self._last))]
+                oldest = next(iter(self._last))
+                del self._last[oldest]
+                self.answered.pop(oldest, None)
         self._offering.keep_door(any(each.role is Role.PAYEE for each in self.desk.rows()))
         for watcher in list(self._watchers):
             try:
