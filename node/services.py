@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from importlib import import_module
+from typing import Final
 
 import trio
 
@@ -34,16 +35,20 @@ from node.replies import Replies
 from node.restoring import Restoring
 from node.settlement.blocks import Party
 from node.tokens import FILE as TOKENS_FILE
+from node.tokens import OPERATIONS as TOKEN_OPERATIONS
 from node.tokens import Tokens, open_tokens
 from node.tunnels.connecting import Connecting
 from node.tunnels.limits import TunnelLimits
-from node.tunnels.operations import OPERATIONS, TunnelOperations
+from node.tunnels.operations import OPERATIONS as TUNNEL_OPERATIONS
+from node.tunnels.operations import TunnelOperations
 from node.tunnels.service import Service, open_service
 from node.tunnels.targets import Pins, Targets
 from node.vault.operations import VaultOperations
 from node.vault.secrets import Secrets, open_secrets
 from node.witnesses import Witnesses
 from tun.events import Event
+
+NEEDS_DISCOVERY: Final = (*TUNNEL_OPERATIONS, *bookkeeping.OPERATIONS, *TOKEN_OPERATIONS)
 
 
 class Services:
@@ -76,7 +81,7 @@ class Services:
             secrets = await stack.enter_async_context(open_secrets(state, os.environ))
             self._add(VaultOperations(secrets, self._name).operations)
             if self._mesh is None:
-                self._add(dict.fromkeys(OPERATIONS, off))
+                self._add(dict.fromkeys(NEEDS_DISCOVERY, off))
             async with trio.open_nursery() as nursery:
                 if self._mesh is not None:
                     await self._open(stack, nursery, self._mesh, secrets)

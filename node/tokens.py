@@ -33,6 +33,7 @@ from node.database import Database
 from node.errors import Usage
 
 FILE: Final = "tokens.db"
+OPERATIONS: Final = ("token_new", "tokens", "token_revoke")
 SCOPES: Final = ("read", "write")
 TOKENS_MAX: Final = 256
 DAYS_MAX: Final = 3650
@@ -80,11 +81,8 @@ class Tokens:
         self._one = trio.CapacityLimiter(1)
         rows = database.rows("SELECT * FROM tokens ORDER BY created, name")
         self._tokens = [Token(**dict(row)) for row in rows]
-        self.operations = {
-            "token_new": self._on_new,
-            "tokens": self._on_list,
-            "token_revoke": self._on_revoke,
-        }
+        answers = (self._on_new, self._on_list, self._on_revoke)
+        self.operations = dict(zip(OPERATIONS, answers, strict=True))
 
     async def new(self, name: str, scope: str, days: int) -> tuple[Token, str]:
         """The token, and the text that is never seen again. Raises Usage."""

@@ -15,6 +15,10 @@ CONNECT_SECONDS: Final = 660.0  # the owner of the relay may decide by hand
 _LIFESPAN: Final = re.compile(r"([0-9]+)(z|s|m|h)?")
 _UNIT_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000}
 
+Asked = Annotated[
+    str, Parameter(help="The tunnel's id, or the beginning of it, as zeqnode tunnels shows it.")
+]
+
 
 def connect(
     relay: Annotated[str, Parameter(help="Slug~fingerprint, whole fingerprint or name of a relay.")],
@@ -109,7 +113,7 @@ def show(
 
 
 @tunnels.command
-def accept(tunnel: str, /, *, as_json: Json = False, where: Where = HERE) -> None:
+def accept(tunnel: Asked, /, *, as_json: Json = False, where: Where = HERE) -> None:
     """Let a machine that asked use this one as its relay.
 
     For example:
@@ -120,7 +124,7 @@ def accept(tunnel: str, /, *, as_json: Json = False, where: Where = HERE) -> Non
 
 
 @tunnels.command
-def refuse(tunnel: str, /, *, as_json: Json = False, where: Where = HERE) -> None:
+def refuse(tunnel: Asked, /, *, as_json: Json = False, where: Where = HERE) -> None:
     """Say no to a machine that asked.
 
     For example:

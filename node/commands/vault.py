@@ -91,8 +91,8 @@ def rotate(*, as_json: Json = False, where: Where = HERE) -> None:
     the old key or the new one opens everything.
 
     It works on a running node, and on one that is stopped if the old key is given
-    as for a start. Keep the new key somewhere first: without it this identity is lost
-    at the next start. An old copy of the state directory opens with the old key still.
+    as for a start. Keep the new key first: without it this identity is lost at the
+    next start. An old copy of the state directory opens with the old key still.
 
     For example:
 
