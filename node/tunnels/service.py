@@ -42,12 +42,12 @@ from node.tunnels.offered import Offered
 from node.tunnels.post import Post
 from node.tunnels.store import TunnelStore
 from node.tunnels.summons import Summons
+from node.tunnels.watching import Watchers
 from node.vault.secrets import Secrets
 from tun.addresses import Address, text
 from tun.engine import boot_us, unix_us
 from tun.events import Connected, Event, Noted, Roamed
 
-WATCHED_MAX: Final = 256
 LAST_MAX: Final = 256
 
 log = Log("tunnels")
@@ -91,7 +91,8 @@ class Service:
         self._notes: list[tuple[bytes, bytes]] = []
         self._last: dict[bytes, Row] = {}  # of tunnels that have ended, the newest 256
         self._steps: dict[bytes, tuple[State, bool]] = {}
-        self._watchers: set[trio.MemorySendChannel[Row]] = set()
+        self._watchers = Watchers()
+        self.watch = self._watchers.watch
         self.guarding = Guarding(context.peers.guests, links, desk, self.poke)
         self.on_shown: Callable[[], None] = _pass
         """Told when the ledger may have learnt something of others."""
@@ -273,11 +274,7 @@ class Service:
                 del self._last[oldest]
                 self.answered.pop(oldest, None)
         self._offering.keep_door(any(each.role is Role.PAYEE for each in self.desk.rows()))
-        for watcher in list(self._watchers):
-            try:
-                watcher.send_nowait(row)
-            except (trio.WouldBlock, trio.BrokenResourceError):
-                continue
+        self._watchers.tell(row)
 
     def _log(self, row: Row) -> None:
         """Once for each step: asked, agreed, carrying, over."""
@@ -293,16 +290,6 @@ class Service:
 
     def _shown(self) -> None:
         self.on_shown()
-
-    @asynccontextmanager
-    async def watch(self) -> AsyncIterator[trio.MemoryReceiveChannel[Row]]:
-        """Rows as they change, from here on; a slow reader loses the newest."""
-        sender, receiver = trio.open_memory_channel[Row](WATCHED_MAX)
-        self._watchers.add(sender)
-        try:
-            yield receiver
-        finally:
-            self._watchers.discard(sender)
 
 
 def _pass() -> None:
