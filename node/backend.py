@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -82,12 +83,10 @@ class NodeBackend:
 
     async def request_tunnel(self, request: TunnelRequest) -> Requested:
         connecting, lifespan = self._parts.connecting, request.requested_lifespan_zeqonds
-        try:
+        with _pinned():
             row, notified = await connecting.request(
                 request.target_slug, Unit(request.pricing_unit), lifespan
             )
-        except keyex_errors.SlugUnpinned as error:
-            raise _unpinned(error) from error
         now = await connecting.answered(row)
         if now.code not in (Code.NONE, Code.TERMINATED):
             raise TargetRefused(request.target_slug, now.code)
@@ -181,35 +180,27 @@ class NodeBackend:
     # ------------------------------------------------------------------ keys
 
     async def keyex_pubkey(self, slug: str) -> KeyexKey:
-        try:
+        with _pinned():
             found: Published = await self._parts.exchange.pubkey(slug)
-        except keyex_errors.SlugUnpinned as error:
-            raise _unpinned(error) from error
         return KeyexKey(public_key=found.public, fingerprint=found.fingerprint, machine_id=found.machine_id)
 
     async def keyex_handshake(self, slug: str, cipher_text: bytes) -> KeyexAnswer:
-        try:
+        with _pinned():
             made = await self._parts.exchange.handshake(slug, cipher_text)
-        except keyex_errors.SlugUnpinned as error:
-            raise _unpinned(error) from error
         return KeyexAnswer(key_confirmation=made.confirmation, machine_id=made.machine_id)
 
     async def ssl_initiate(
         self, local_machine: str, peer_origin: str, peer_machine: str, expected_fingerprint: str
     ) -> SslInitiated:
-        try:
+        with _pinned():
             made = await self._parts.seeds.initiate(
                 local_machine, peer_origin, peer_machine, expected_fingerprint
             )
-        except keyex_errors.SlugUnpinned as error:
-            raise _unpinned(error) from error
         return SslInitiated(**asdict(made))
 
     async def ssl_respond(self, local_machine: str, peer_machine: str, cipher_text: bytes) -> SslResponded:
-        try:
+        with _pinned():
             made = await self._parts.seeds.respond(local_machine, peer_machine, cipher_text)
-        except keyex_errors.SlugUnpinned as error:
-            raise _unpinned(error) from error
         return SslResponded(**asdict(made))
 
     async def secret(self, purpose: str, _caller: Caller) -> bytes:
@@ -228,10 +219,8 @@ class NodeBackend:
         if slug is None or slug == self._slug:
             name, key = self._slug, self._parts.key
         else:
-            try:
+            with _pinned():
                 bundle = await self._parts.directory.named(slug)
-            except keyex_errors.SlugUnpinned as error:
-                raise _unpinned(error) from error
             name, key = slug.partition("~")[0], bundle.ed25519
         standing = await self._standing(key)
         return Pohc(
@@ -303,6 +292,11 @@ def _inputs(standing: tiers.Standing) -> dict[str, int]:
     }
 
 
-def _unpinned(error: keyex_errors.SlugUnpinned) -> SlugUnpinned:
-    claims = tuple(Claim(each.fingerprint, each.slug) for each in error.claims)
-    return SlugUnpinned(str(error), claims)
+@contextmanager
+def _pinned() -> Iterator[None]:
+    """What the key exchange says of a name with several claims, as the API's fault."""
+    try:
+        yield
+    except keyex_errors.SlugUnpinned as error:
+        claims = tuple(Claim(each.fingerprint, each.slug) for each in error.claims)
+        raise SlugUnpinned(str(error), claims) from error

@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Protocol
-from uuid import UUID
 
 TUNNELS_MAX: Final = 100
 
@@ -232,13 +231,3 @@ def split_name(text: str) -> tuple[str, str]:
     52 small letters and digits; "" where only the slug was given."""
     slug, _, beginning = text.partition("~")
     return slug, beginning.replace("-", "")
-
-
-def tunnel_text(tunnel_id: bytes) -> str:
-    """As JSON has it: a UUID."""
-    return str(UUID(bytes=tunnel_id))
-
-
-def key_purpose(tunnel_id: bytes) -> str:
-    """The name in the vault of the secret of a tunnel."""
-    return f"vpn.tunnel.{tunnel_text(tunnel_id)}.key"

@@ -11,9 +11,11 @@ from fastapi import APIRouter, Query
 
 from crypto.pulse import PULSE_HZ
 from node.api import faults, models
-from node.api.backend import TunnelRequest, key_purpose, tunnel_text
+from node.api.backend import TunnelRequest
 from node.api.edge import WRITING, Here, Reader, Route, Writer, documented
 from node.api.faults import Unsupported
+from node.tunnels.keys import purpose
+from node.tunnels.shown import identifier
 
 router: Final = APIRouter(prefix="/api/vpn", route_class=Route, tags=["tunnels"])
 
@@ -68,7 +70,7 @@ async def accept_tunnel(body: models.HandshakeAccept, desk: Here, _caller: Write
     """
     slug = desk.own(body.accepter_slug)
     made = await desk.backend.accept(UUID(body.tunnel_id).bytes, slug)
-    url = f"/api/zsc/get/{quote(key_purpose(made.tunnel_id), safe='')}"
+    url = f"/api/zsc/get/{quote(purpose(made.tunnel_id), safe='')}"
     return models.Accepted(**_named(asdict(made)), encrypted_key_fetch_url=url, **desk.stamp())
 
 
@@ -86,7 +88,7 @@ async def terminate_tunnel(
         UUID(tunnel_id).bytes, slug, body.cumulative_bytes, body.cumulative_zeqonds
     )
     values = asdict(made)
-    return models.Terminated(**values | {"tunnel_id": tunnel_text(made.tunnel_id)}, **desk.stamp())
+    return models.Terminated(**values | {"tunnel_id": identifier(made.tunnel_id)}, **desk.stamp())
 
 
 @router.get("/tunnels", responses=documented(faults.NotOwner))
@@ -103,4 +105,4 @@ async def list_tunnels(
 def _named(values: dict[str, Any]) -> dict[str, Any]:
     """With the tunnel's id as text, and its secret's name."""
     tunnel_id = values.pop("tunnel_id")
-    return {"tunnel_id": tunnel_text(tunnel_id), "key_purpose_id": key_purpose(tunnel_id), **values}
+    return {"tunnel_id": identifier(tunnel_id), "key_purpose_id": purpose(tunnel_id), **values}

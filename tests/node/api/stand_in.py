@@ -34,7 +34,6 @@ from node.api.backend import (
     Terminated,
     TunnelInfo,
     TunnelRequest,
-    key_purpose,
     split_name,
 )
 from node.api.server import serve
@@ -45,6 +44,7 @@ from node.tokens import Tokens, open_tokens
 OWN, RELAY, FULL, PLAIN, DEAR, RIVALS = (f"ZEQ0700000000{digit}" for digit in (1, 7, 8, 9, 6, 5))
 NOW_MS = 1_782_141_154_600
 SECRET = b"\x07" * 32
+from node.tunnels.keys import purpose
 
 
 def machine(slug: str) -> bytes:
@@ -125,7 +125,7 @@ class StandIn:
         if row.state is not State.PENDING:
             raise faults.InvalidState(f"the tunnel is {row.state}; only a pending one can be accepted")
         self.rows[tunnel_id] = replace(row, state=State.ACTIVE, started_at_zeqond=self.zeqond)
-        self.secrets[key_purpose(tunnel_id)] = SECRET
+        self.secrets[purpose(tunnel_id)] = SECRET
         return Accepted(tunnel_id=tunnel_id, state=State.ACTIVE, started_at_zeqond=self.zeqond)
 
     async def terminate(

@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.api import strict
-from node.api.backend import key_purpose, split_name, tunnel_text
+from node.api.backend import split_name
 from node.api.faults import InvalidRequest
 from node.api.limits import MINUTE, Limits
 from node.api.sessions import KEY_BYTES, SESSION_SECONDS, Session, Sessions
+from node.tunnels.keys import purpose
+from node.tunnels.shown import identifier
 
 TOKEN = "0123456789abcdef"
 
@@ -144,7 +146,7 @@ def test_json_of_two_meanings_is_refused(body: bytes, sentence: str) -> None:
 
 def test_names() -> None:
     tunnel = bytes.fromhex("8f7e6d5c1a2b4c3d8e9f0a1b2c3d4e5f")
-    assert tunnel_text(tunnel) == "8f7e6d5c-1a2b-4c3d-8e9f-0a1b2c3d4e5f"
-    assert key_purpose(tunnel) == "vpn.tunnel.8f7e6d5c-1a2b-4c3d-8e9f-0a1b2c3d4e5f.key"
+    assert identifier(tunnel) == "8f7e6d5c-1a2b-4c3d-8e9f-0a1b2c3d4e5f"
+    assert purpose(tunnel) == "vpn.tunnel.8f7e6d5c-1a2b-4c3d-8e9f-0a1b2c3d4e5f.key"
     assert split_name("ZEQ07000000001") == ("ZEQ07000000001", "")
     assert split_name("ZEQ07000000001~abcd-efgh-ijkl-mnop") == ("ZEQ07000000001", "abcdefghijklmnop")

@@ -8,8 +8,9 @@ from uuid import UUID
 import pytest
 
 from crypto.pulse import PULSE_HZ, phase, zeqond
-from node.api.backend import TUNNELS_MAX, tunnel_text
+from node.api.backend import TUNNELS_MAX
 from node.errors import Refused, StorageFailed, Unreachable, Usage
+from node.tunnels.shown import identifier
 from tests.node.api.stand_in import DEAR, FULL, NOW_MS, OWN, PLAIN, RELAY, RIVALS, Api
 
 REQUEST = {
@@ -58,7 +59,7 @@ async def test_a_request_is_answered_as_in_the_seeds(api: Api) -> None:
 
 
 async def test_an_acceptance_is_answered_as_in_the_seeds_and_its_key_can_be_fetched(api: Api) -> None:
-    tunnel_id = tunnel_text(api.node.asked())
+    tunnel_id = identifier(api.node.asked())
     reply = await api.post(ACCEPT, {"tunnel_id": tunnel_id, "accepter_slug": OWN})
     url = f"/api/zsc/get/vpn.tunnel.{tunnel_id}.key"
     assert reply.json == {
@@ -95,7 +96,7 @@ async def test_ending_twice_gives_one_answer(api: Api) -> None:
 
 
 async def test_the_newest_hundred_tunnels_come_first(api: Api) -> None:
-    ids = [tunnel_text(api.node.asked()) for _ in range(TUNNELS_MAX + 3)]
+    ids = [identifier(api.node.asked()) for _ in range(TUNNELS_MAX + 3)]
     for token in (api.write, api.read):
         reply = await api.get(f"/api/vpn/tunnels?slug={OWN}", token=token)
         assert reply.json.keys() == {"ok", "slug", "tunnels", "zeqond", "phase"}
@@ -182,7 +183,7 @@ async def test_flags_may_be_left_out(api: Api) -> None:
 @pytest.mark.parametrize("value", [-1, 2**53, 2**63, 1.0, True, "1", None], ids=str)
 @pytest.mark.parametrize("field", ["cumulative_bytes", "cumulative_zeqonds"])
 async def test_figures_are_whole_numbers(api: Api, field: str, value: object) -> None:
-    tunnel_id = tunnel_text(api.node.asked())
+    tunnel_id = identifier(api.node.asked())
     body = {"terminator_slug": OWN, "cumulative_bytes": 1, "cumulative_zeqonds": 1, field: value}
     reply = await api.post(ending(tunnel_id), body)
     assert (reply.status, reply.code) == (400, "INVALID_REQUEST")
@@ -192,9 +193,9 @@ async def test_figures_are_whole_numbers(api: Api, field: str, value: object) ->
 
 async def test_other_peoples_tunnels(api: Api) -> None:
     figures = {"cumulative_bytes": 1, "cumulative_zeqonds": 1}
-    theirs = tunnel_text(api.node.asked())
+    theirs = identifier(api.node.asked())
     ours = (await api.post(ASK, REQUEST)).json["tunnel_id"]
-    nobodys = tunnel_text(bytes(16))
+    nobodys = identifier(bytes(16))
     replies = [
         await api.post(ending(theirs), figures | {"terminator_slug": RELAY}),
         await api.post(ACCEPT, {"tunnel_id": theirs, "accepter_slug": RELAY}),
