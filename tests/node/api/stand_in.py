@@ -40,11 +40,11 @@ from node.api.server import serve
 from node.api.settings import ApiSettings
 from node.settlement.terms import MILLIONTHS, Unit, agree
 from node.tokens import Tokens, open_tokens
+from node.tunnels.keys import purpose
 
 OWN, RELAY, FULL, PLAIN, DEAR, RIVALS = (f"ZEQ0700000000{digit}" for digit in (1, 7, 8, 9, 6, 5))
 NOW_MS = 1_782_141_154_600
 SECRET = b"\x07" * 32
-from node.tunnels.keys import purpose
 
 
 def machine(slug: str) -> bytes:
