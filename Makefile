@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Every target does its own set-up, and says what it installs and why.
 #
 #   PYTHON=python3.13     another interpreter (a name or a full path); it gets a .venv-3.13 of its own
-#   PYTEST_ARGS="-x -k …" more arguments for pytest, which runs twice: all at once, and the laboratory by itself
+#   PYTEST_ARGS="-x -k …" more arguments for pytest, which runs twice: what needs no network, and the laboratory
 #   SKIP_APT=1            do not install or ask for Debian packages: what needs a missing one then fails
 
 PYTHON ?= python3
@@ -26,7 +26,7 @@ demo: setup-demo ## watch two machines find a tunnel, move a file through it, ro
 
 test: setup-test lint install-check ## everything that must hold: lint, types, layers, tests (15 min on 2 cores)
 	@"$(BIN)/python" -m simulations.lab pytest -n auto --maxprocesses 4 -m "not lab" $(PYTEST_ARGS) || test $$? = 5
-	@"$(BIN)/python" -m simulations.lab pytest -m lab $(PYTEST_ARGS) || test $$? = 5
+	@"$(BIN)/python" -m simulations.lab pytest -n 2 --dist loadfile -m lab $(PYTEST_ARGS) || test $$? = 5
 
 lint: setup-test ## ruff, mypy --strict and the layers alone
 	@"$(BIN)/ruff" check --quiet .
