@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Every target does its own set-up, and says what it installs and why.
 #
 #   PYTHON=python3.13     another interpreter (a name or a full path); it gets a .venv-3.13 of its own
-#   PYTEST_ARGS="-x -k …" more arguments for pytest, which runs twice: what needs no network, and the laboratory
+#   PYTEST_ARGS="-x -k …" more arguments for pytest, which runs twice: without the laboratory, and in it
 #   SKIP_APT=1            do not install or ask for Debian packages: what needs a missing one then fails
 
 PYTHON ?= python3

@@ -70,13 +70,15 @@ class EventStream(Response):
         async with trio.open_nursery() as nursery:
             sending, coming = trio.open_memory_channel[bytes](0)
             nursery.start_soon(self._listen, sending)
-            while self._allowed():
+            while True:
                 part = b": alive\n\n"
                 with trio.move_on_after(ALIVE_SECONDS):
                     try:
                         part = await coming.receive()
                     except trio.EndOfChannel:
                         break
+                if not self._allowed():
+                    break
                 await send({"type": "http.response.body", "body": part, "more_body": True})
             nursery.cancel_scope.cancel()
 

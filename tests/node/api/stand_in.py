@@ -61,6 +61,8 @@ class StandIn:
         self.readers: dict[str, str] = {}
         self.offers: dict[str, OfferInfo] = {RELAY: _offer(RELAY, 50, ("EU",))}
         self.happenings: list[Happening] = []
+        self.happens = trio.Event()  # before what is in `happenings`, if `late`
+        self.late = False
         self.forever = False
         self.fail: BaseException | None = None
         self.zeqond = 2_293_617_891
@@ -234,6 +236,8 @@ class StandIn:
         return Pohc(slug=slug, tier=1, score=12, how="3 receipts of 2 partners", inputs={"receipts": 3})
 
     async def events(self) -> AsyncGenerator[Happening, None]:
+        if self.late:
+            await self.happens.wait()
         for each in self.happenings:
             yield each
         self._fail()

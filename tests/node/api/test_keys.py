@@ -232,3 +232,19 @@ async def test_listening_ends_with_the_token(api: Api, monkeypatch: pytest.Monke
         while not heard.endswith(b"0\r\n\r\n"):
             heard += await stream.receive_some(1024)
     await stream.aclose()
+
+
+async def test_nothing_is_told_to_a_token_that_was_revoked(api: Api) -> None:
+    """What happened next, within the fifteen seconds between two signs of life, was told all the same."""
+    api.node.happenings, api.node.late = [Happening("vpn.tunnel.accepted", {"tunnel_id": "x"})], True
+    token, text = await api.tokens.new("brief", "read", 1)
+    stream = await _listening(api, text)
+    with trio.fail_after(10):
+        heard = await _head(stream)
+        await wait_all_tasks_blocked()
+        await api.tokens.revoke(token.id)
+        api.node.happens.set()
+        while not heard.endswith(b"0\r\n\r\n"):
+            heard += await stream.receive_some(1024)
+    assert b"accepted" not in heard
+    await stream.aclose()
