@@ -72,7 +72,7 @@ class Market:
         while (done := self.guest.command("connect", self.name, "--json")).returncode:
             assert done.returncode == Unreachable.exit_code, done.stderr
             assert time.monotonic() < until, done.stderr
-            time.sleep(0.5)
+            time.sleep(0.5)  # between two tries, bounded by `until`
         made = json.loads(done.stdout)
         assert (made["state"], made["carrying"]) == ("active", True)
         return str(made["id"])
@@ -210,7 +210,7 @@ def test_killed_at_random_while_it_carries_nothing_acknowledged_is_lost(market: 
         with market.traffic() as flows:
             goes_on(market, tunnel, flows)
             for _ in range(KILLS_OF_ONE):
-                time.sleep(chance.uniform(0.0, 1.0))
+                time.sleep(chance.uniform(0.0, 1.0))  # the moment of the kill is what is drawn
                 since = time.monotonic()
                 kill(market, chance.choice(market.sides), tunnel)
                 goes_on(market, tunnel, flows)
@@ -235,7 +235,7 @@ def killed_while_it_ends(market: Market, tunnel: str, chance: random.Random) -> 
     ending, victim = chance.choice(market.sides), chance.choice(market.sides)
     words = threading.Thread(target=lambda: ending.command("disconnect", tunnel))
     words.start()
-    time.sleep(chance.uniform(0.0, 0.6))
+    time.sleep(chance.uniform(0.0, 0.6))  # the moment of the kill is what is drawn
     kill(market, victim, tunnel)
     words.join()
     if all(shown(node, tunnel)["state"] == "active" for node in market.sides):

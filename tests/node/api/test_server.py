@@ -337,7 +337,7 @@ async def test_a_port_that_is_taken_is_tried_again(
                 try:
                     stream = await trio.open_tcp_stream("127.0.0.1", port)
                 except OSError:
-                    await trio.sleep(0.02)
+                    await trio.sleep(0.02)  # the node says nothing when it has the port at last
                     continue
                 break
         await stream.aclose()

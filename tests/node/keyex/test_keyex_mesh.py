@@ -68,7 +68,7 @@ async def served(folder: Path) -> AsyncIterator[list[Served]]:
             made.append(await with_keyex(member, state, stack, nursery))
         with trio.fail_after(30):
             while not all(member.contacts for member in members):  # noqa: ASYNC110
-                await trio.sleep(0.05)
+                await trio.sleep(0.05)  # a table of contacts has no event to wait for
         yield made
         nursery.cancel_scope.cancel()
 
